@@ -1,0 +1,1 @@
+"""Text to annotated text: an LLM labels every sentence with open concepts."""

@@ -1,0 +1,1 @@
+"""Annotated text to packed, tokenised training rows in ArrayRecord shards."""

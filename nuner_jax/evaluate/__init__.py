@@ -1,0 +1,1 @@
+"""Few-shot evaluation of encoders: sampling, heads, metrics, report."""

