@@ -182,9 +182,8 @@ _CONCEPT_LABELS = {"entity concept", "concept", "entity type", "type", "label", 
 _LABELS = (
     _MENTION_LABELS | _CONCEPT_LABELS | {"description", "note", "notes", "input", "output", "output format", "reply", "answer"}
 )
-_QUOTES = tuple(
-    zip(('"', "'", "“", "‘", "„", "«", "「", "『", "`", "**"), ('"', "'", "”", "’", "“", "»", "」", "』", "`", "**"), strict=True)
-)
+_QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"), ("「", "」"), ("『", "』"), ("`", "`"))
+_BRACKETS = (("[", "]"), ("<", ">"), ("{", "}"), ("(", ")"), ("__", "__"), ("*", "*"), ("_", "_"))
 _BULLET = re.compile(r"(?:[-–—*+•·▪‣◦●○■□➤]|&bull;)\s+")
 _NUMBER = re.compile(
     r"\(?\d{1,3}(?:\.\)|[.)\]])(?!\d)\s*|\[\d{1,3}\]\s*|\d{1,3}:\s+|\d{1,3}\s+[-–—]\s+|#\d{1,3}[.:)]?\s+"
@@ -246,7 +245,7 @@ def _undecorated(raw: str) -> str:
 
 
 def _unquoted(raw: str) -> str:
-    return _unwrapped(raw.strip(_BLANK), _QUOTES)
+    return _unwrapped(raw.strip(_BLANK), (*_QUOTES, ("**", "**")))
 
 
 def _unbracketed(raw: str) -> str:
