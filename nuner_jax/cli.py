@@ -132,10 +132,12 @@ def parse(
     *,
     prog: str,
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
+    alternatives: Sequence[str] = (),
 ) -> Config:
     """The config that `argv` (default: the process's) asks for; exits with status 2 and one line on bad input.
 
     `recipes` maps a recipe's name to the dotted keys that it sets in this stage; the class then has a field `recipe`.
+    Of the fields `alternatives` exactly one must be set; one given on the command line replaces another of the file.
     """
     parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip())
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config (demo/train)")
@@ -150,7 +152,12 @@ def parse(
         if chosen not in recipes:
             parser.error(f"recipe: there is no recipe {chosen!r}; the recipes are {', '.join(recipes)}")
         parser.set_defaults(dict(recipes[chosen]))
+    given = [name for name in alternatives if any(word.split("=")[0] == f"--{name}" for word in words)]
+    if len(given) == 1:
+        words += [f"--{name}=null" for name in alternatives if name not in given]
     namespace = parser.instantiate(parser.parse_args(words))
+    if alternatives and sum(namespace[name] is not None for name in alternatives) != 1:
+        parser.error(f"set exactly one of {' and '.join(alternatives)}")
     return config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})  # type: ignore[arg-type]
 
 

@@ -1,0 +1,224 @@
+"""Packed rows from disk to batches with their concepts, in an order that depends on the seed and the step alone.
+
+A batch is a pure function of (data, seed, step): resuming needs no iterator state but the step, on any number of processes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from nuner_jax.dataset import concepts, records
+from nuner_jax.dataset.packing import pack
+from nuner_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+CAPACITY_PROBES = 64  # batches looked at to size the concept arrays
+CAPACITY_MARGIN = 1.05
+
+
+class PackedDataset:
+    """A data set of the dataset stage: manifest, concept table and random access to rows."""
+
+    def __init__(self, data_dir: str | Path):
+        """Raises InputError if the folder does not hold a data set, or one of another format."""
+        self.folder = records.dataset_folder(data_dir)
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf8"))
+        except OSError:
+            raise InputError(f"{data_dir}: no data set here (expected {self.folder / 'manifest.json'})") from None
+        except ValueError as error:
+            raise InputError(f"{self.folder / 'manifest.json'}: not valid JSON ({error})") from None
+        if self.manifest.get("format") != 1:
+            raise InputError(f"{self.folder}: data set format {self.manifest.get('format')}, this version reads format 1")
+
+    @cached_property
+    def concepts(self) -> list[concepts.Concept]:
+        """The concept table, in the order of the ids."""
+        return concepts.load_table(self.folder / "concepts.jsonl")
+
+    def num_rows(self, split: str) -> int:
+        """Rows of a split; 0 if there is no such split."""
+        return self.manifest["rows"].get(split, 0)
+
+    def open(self, split: str) -> "grain.sources.ArrayRecordDataSource":
+        """Random access to the serialised rows of a split. Raises InputError if a shard is missing or cut."""
+        paths = sorted(str(path) for path in self.folder.glob(f"{records.NAME}-{split}.array_record-*"))
+        try:
+            source = grain.sources.ArrayRecordDataSource(paths)
+            found = len(source)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{self.folder}: split {split} cannot be read ({str(error).splitlines()[0]})") from None
+        if found != self.num_rows(split):
+            raise InputError(f"{self.folder}: split {split} has {found} rows, its manifest says {self.num_rows(split)}")
+        return source
+
+    def rows(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
+        """The rows at `indices`, stacked (records.deserialize)."""
+        return records.deserialize(self._sources(split).__getitems__([int(i) for i in indices]))
+
+    def _sources(self, split: str) -> Any:
+        cache = self.__dict__.setdefault("_opened", {})
+        if split not in cache:
+            cache[split] = self.open(split)
+        return cache[split]
+
+
+@dataclass(frozen=True)
+class ConceptCapacity:
+    """Fixed shapes for the concepts of one shard of the batch: `concepts` slots, packed in `rows` of `row_length` tokens."""
+
+    concepts: int
+    rows: int
+    row_length: int
+
+
+def shuffled(num_rows: int, seed: int, first: int, count: int) -> np.ndarray:
+    """Positions first..first+count of an endless stream of rows: a new permutation an epoch, none lost between epochs."""
+    parts = []
+    while count:
+        epoch, offset = divmod(first, num_rows)
+        take = min(count, num_rows - offset)
+        parts.append(np.random.default_rng([seed, epoch]).permutation(num_rows)[offset : offset + take])
+        first, count = first + take, count - take
+    return np.concatenate(parts)
+
+
+class ConceptTokens:
+    """The tokens of all concepts in one flat array, for fast gathering."""
+
+    def __init__(self, table: Sequence[concepts.Concept]):
+        self.lengths = np.array([len(concept.tokens) for concept in table], np.int32)
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        self.flat = np.array([token for concept in table for token in concept.tokens], np.int32)
+
+    def pack(self, ids: np.ndarray, capacity: ConceptCapacity) -> Batch:
+        """Concepts packed into rows: as many of `ids` (in order) as the capacity holds.
+
+        concept_ids [C] (-1: empty slot); concept_tokens, concept_segment_ids, concept_positions, concept_slots [R, T] int32, where
+        a token's slot is the index of its concept in concept_ids and C for padding.
+        """
+        C, R, T = capacity.concepts, capacity.rows, capacity.row_length
+        batch = {name: np.zeros((R, T), np.int32) for name in ("concept_tokens", "concept_segment_ids", "concept_positions")}
+        batch["concept_slots"] = np.full((R, T), C, np.int32)
+        batch["concept_ids"] = np.full(C, -1, np.int32)
+        ids = ids[:C]
+        lengths = self.lengths[ids].tolist()
+        slot = 0
+        for r, row in enumerate(pack(lengths, [0] * len(ids), T, 0)[:R]):
+            start = 0
+            for segment, item in enumerate(row, start=1):
+                length, first = lengths[item], self.starts[ids[item]]
+                span = slice(start, start + length)
+                batch["concept_tokens"][r, span] = self.flat[first : first + length]
+                batch["concept_segment_ids"][r, span] = segment
+                batch["concept_positions"][r, span] = np.arange(length)
+                batch["concept_slots"][r, span] = slot
+                batch["concept_ids"][slot] = ids[item]
+                start, slot = start + length, slot + 1
+        return batch
+
+
+def concept_ids_of(mentions: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The distinct concept ids of rows [B, M, 3] with counts [B], ascending (the most frequent concepts first)."""
+    real = np.arange(mentions.shape[1]) < counts[:, None]
+    return np.unique(mentions[..., 2][real])
+
+
+class Batches:
+    """Random access to batches by step: what Grain prefetches in threads."""
+
+    def __init__(
+        self,
+        data: PackedDataset,
+        split: str,
+        *,
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        max_concepts: int = 0,
+        capacity: ConceptCapacity | None = None,
+        num_shards: int = 1,
+        shards: range | None = None,
+    ):
+        """`shards` of the `num_shards` equal parts of each batch are read; without capacity it is sized from the data, up to
+        max_concepts (0: no limit) a shard.
+
+        Raises InputError if batch_size is not divisible by num_shards, or the split is empty.
+        """
+        if batch_size % num_shards:
+            raise InputError(f"batch_size {batch_size} is not divisible by {num_shards} data shards")
+        if not data.num_rows(split):
+            raise InputError(f"{data.folder}: split {split} has no rows")
+        self.data, self.split, self.seed = data, split, seed
+        self.batch_size, self.num_steps = batch_size, num_steps
+        self.rows_per_shard, self.shards = batch_size // num_shards, shards or range(num_shards)
+        self.num_rows = data.num_rows(split)
+        self.special = np.array(data.manifest["special_token_ids"], np.int32)
+        self.concept_tokens = ConceptTokens(data.concepts)
+        self.capacity = capacity or self.measured_capacity(max_concepts)
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """tokens, segment_ids, positions, text_mask [B, T]; mentions [B, M, 3] with concept id -1 where there is none; and the
+        arrays of ConceptTokens.pack, the shards' one after another. text_mask is True at tokens of the text (not special)."""
+        order = self.order(step)
+        parts = [self.shard(order[s * self.rows_per_shard : (s + 1) * self.rows_per_shard]) for s in self.shards]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def order(self, step: int) -> np.ndarray:
+        """The row numbers of a global batch."""
+        return shuffled(self.num_rows, self.seed, step * self.batch_size, self.batch_size)
+
+    def shard(self, indices: np.ndarray) -> Batch:
+        """The part of a batch made of these rows, with the concepts of its own mentions."""
+        rows = self.data.rows(self.split, indices)
+        ids = concept_ids_of(rows["mentions"], rows["num_mentions"])
+        batch = self.concept_tokens.pack(ids, self.capacity)
+        real = np.arange(rows["mentions"].shape[1]) < rows["num_mentions"][:, None]
+        rows["mentions"][..., 2] = np.where(real, rows["mentions"][..., 2], -1)
+        batch["mentions"] = rows["mentions"]
+        batch["tokens"] = rows["tokens"]
+        batch["segment_ids"] = rows["segment_ids"].astype(np.int32)
+        batch["positions"] = rows["positions"].astype(np.int32)
+        batch["text_mask"] = (rows["segment_ids"] > 0) & ~np.isin(rows["tokens"], self.special)
+        return batch
+
+    def of_split(self, split: str, num_batches: int) -> "Batches | None":
+        """The same shapes over another split, in its own order, at most one pass; None if it has no row."""
+        rows = self.data.num_rows(split)
+        if not rows:
+            return None
+        steps = min(num_batches, -(-rows // self.batch_size))
+        copy = Batches.__new__(Batches)
+        copy.__dict__ = self.__dict__ | {"split": split, "num_steps": steps, "num_rows": rows, "seed": 0}
+        return copy
+
+    def measured_capacity(self, max_concepts: int) -> ConceptCapacity:
+        """A capacity that the batches of this run (a sample of them) do not exceed, with a margin, rounded up to 8 concepts."""
+        longest = int(self.concept_tokens.lengths.max(initial=1))
+        row_length = min(max(32, longest), 64) if longest <= 64 else longest
+        most, most_rows = 1, 1
+        for step in np.unique(np.linspace(0, self.num_steps - 1, CAPACITY_PROBES).astype(int)):
+            order = self.order(int(step))[: self.rows_per_shard]
+            rows = self.data.rows(self.split, order)
+            ids = concept_ids_of(rows["mentions"], rows["num_mentions"])[: max_concepts or None]
+            lengths = self.concept_tokens.lengths[ids].tolist()
+            most = max(most, len(ids))
+            most_rows = max(most_rows, len(pack(lengths, [0] * len(ids), row_length, 0)))
+        slots = -(-int(most * CAPACITY_MARGIN) // 8) * 8
+        return ConceptCapacity(min(slots, max_concepts or slots), int(np.ceil(most_rows * CAPACITY_MARGIN)), row_length)
+
+
+def prefetched(batches: Batches, first_step: int, num_threads: int = 2, buffer: int = 8) -> Any:
+    """An iterator over the batches from `first_step` on, made ahead of time in threads."""
+    dataset = grain.MapDataset.source(batches)[first_step:]
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
+    return iter(dataset.to_iter_dataset(options))

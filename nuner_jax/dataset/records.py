@@ -1,0 +1,93 @@
+"""The packed row on disk: a tf.train.Example in ArrayRecord, as TFDS reads and writes it, without TensorFlow."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+NAME, VERSION = "nuner", "1.0.0"
+DTYPES = {"tokens": np.int32, "segment_ids": np.int16, "positions": np.int16, "mentions": np.int32}
+
+
+def dataset_folder(data_dir: str | Path) -> Path:
+    """Where the data set lies below a TFDS data_dir."""
+    return Path(data_dir) / NAME / VERSION
+
+
+def features(row_length: int, mentions_per_row: int) -> "tfds.features.FeaturesDict":
+    """The TFDS features of a packed row (see packing.fill_row)."""
+    import tensorflow_datasets as tfds
+
+    shapes = {name: (row_length,) for name in DTYPES} | {"mentions": (mentions_per_row, 3)}
+    connectors: dict[str, Any] = {n: tfds.features.Tensor(shape=shapes[n], dtype=t) for n, t in DTYPES.items()}
+    return tfds.features.FeaturesDict({**connectors, "num_mentions": tfds.features.Scalar(np.int32)})
+
+
+def serialize(row: Mapping[str, Any]) -> bytes:
+    """A row as a serialised tf.train.Example, its features in the order of their names."""
+    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+    feature = {
+        name: tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=np.ravel(row[name]).tolist()))
+        for name in sorted(row)
+    }
+    example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=feature))
+    return example.SerializeToString(deterministic=True)
+
+
+def deserialize(records: Sequence[bytes]) -> dict[str, np.ndarray]:
+    """Rows stacked: tokens, segment_ids, positions [B, T]; mentions [B, M, 3]; num_mentions [B]."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    rows = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+    stacked = {name: np.array([row[name].int64_list.value for row in rows], dtype) for name, dtype in DTYPES.items()}
+    stacked["mentions"] = stacked["mentions"].reshape(len(rows), -1, 3)
+    stacked["num_mentions"] = np.array([row["num_mentions"].int64_list.value[0] for row in rows], np.int32)
+    return stacked
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """TFDS's default file name of a shard."""
+    return f"{NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
+
+
+def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
+    """Writes one ArrayRecord file with a group a record, for random access; returns its (records, bytes)."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    count, size = 0, 0
+    for record in records:
+        writer.write(record)
+        count, size = count + 1, size + len(record)
+    writer.close()
+    return count, size
+
+
+def write_metadata(folder: Path, row_length: int, mentions_per_row: int, shards: Mapping[str, Sequence[tuple[int, int]]]) -> None:
+    """TFDS's dataset_info.json and features.json; `shards` holds the (records, bytes) of each shard by split."""
+    import tensorflow_datasets as tfds
+
+    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=NAME, filetype_suffix="array_record")
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[records for records, _ in sizes],
+            num_bytes=sum(size for _, size in sizes),
+            filename_template=template.replace(split=split),
+        )
+        for split, sizes in shards.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features(row_length, mentions_per_row),
+        split_infos=splits,
+        version=VERSION,
+        filename_template=template,
+        check_data=False,
+        description="Packed, tokenised sentences with concept mentions, for NuNER pre-training.",
+    )

@@ -1,0 +1,103 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, a progress bar on a terminal and plain lines elsewhere."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nuner_jax.errors import NunerError
+
+
+class Tracker:
+    """Writes a run's metrics; rows past `first_step` are cut away, so that a resumed run has one row a step."""
+
+    def __init__(self, workdir: Path, first_step: int, num_steps: int, active: bool = True):
+        self.active = active
+        if not active:
+            return
+        from tensorboardX import SummaryWriter
+
+        self.path = workdir / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["step"] <= first_step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf8")
+        self.file = open(self.path, "a", encoding="utf8")  # noqa: SIM115 - lives as long as the tracker
+        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self.bar = tqdm(total=num_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def progress(self, step: int) -> None:
+        """Moves the bar."""
+        if self.active:
+            self.bar.update(step - self.bar.n)
+
+    def write(self, step: int, row: dict[str, Any]) -> None:
+        """One row of metrics, everywhere."""
+        if not self.active:
+            return
+        self.file.write(json.dumps({"step": step, **row}) + "\n")
+        self.file.flush()
+        for name, value in row.items():
+            self.board.add_scalar(name, value, step)
+        text = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items() if name in SHOWN or "/f1" in name)
+        if self.bar.disable:
+            print(f"step {step}/{self.bar.total}  {text}", flush=True)
+        else:
+            self.bar.set_postfix_str(text, refresh=True)
+
+    def close(self) -> None:
+        """Flushes and frees everything."""
+        if self.active:
+            self.bar.close()
+            self.file.close()
+            self.board.close()
+
+
+SHOWN = ("train/loss", "eval/loss", "perf/tokens_per_sec", "train/learning_rate", "train/logit_scale")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that a crash has cut is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+class NonFiniteError(NunerError):
+    """A step's loss is NaN or infinite."""
+
+    def __init__(self, step: int):
+        super().__init__(f"the loss of step {step} is not finite")
+        self.step = step
+
+
+class Window:
+    """The metrics of the steps since the last log row, left on the devices until they are asked for."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, dict[str, Any]]] = []
+        self.started = time.perf_counter()
+
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
+        """Takes a step's metrics, which may still be computed."""
+        self.steps.append((step, metrics))
+
+    def row(self) -> dict[str, float]:
+        """Means over the window (waits for its last step), and the rate of text tokens. Raises NonFiniteError."""
+        import jax
+
+        values = jax.device_get([metrics for _, metrics in self.steps])
+        seconds = time.perf_counter() - self.started
+        for (step, _), v in zip(self.steps, values, strict=True):
+            if not math.isfinite(v["loss"]):
+                raise NonFiniteError(step)
+        means = {f"train/{name}": sum(float(v[name]) for v in values) / len(values) for name in values[0] if name != "tokens"}
+        tokens = sum(float(v["tokens"]) for v in values)
+        return means | {"perf/tokens_per_sec": tokens / seconds, "perf/steps_per_sec": len(values) / seconds}

@@ -1,0 +1,75 @@
+"""The contrastive loss against its definition, written out with loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nuner_jax.model.losses import contrastive_loss, first_occurrences, positives
+
+
+def example(seed=0, B=3, T=7, M=4, C=6, D=5):
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, T, (B, M))
+    last = np.minimum(first + rng.integers(0, 3, (B, M)), T - 1)
+    concept = rng.integers(-1, C, (B, M))
+    return {
+        "text": rng.normal(size=(B, T, D)).astype(np.float32),
+        "text_mask": rng.random((B, T)) < 0.8,
+        "mentions": np.stack([first, last, concept], -1).astype(np.int32),
+        "concepts": rng.normal(size=(C, D)).astype(np.float32),
+        "concept_ids": np.arange(C, dtype=np.int32),
+        "scale": np.float32(1.7),
+        "bias": np.float32(-0.4),
+    }
+
+
+def by_definition(text, text_mask, mentions, concepts, concept_ids, scale, bias):
+    total = 0.0
+    for b, t in zip(*np.nonzero(text_mask), strict=True):
+        for c, concept_id in enumerate(concept_ids):
+            if concept_id < 0 or concept_id in concept_ids[:c]:
+                continue
+            logit = float(scale) * float(text[b, t] @ concepts[c]) + float(bias)
+            inside = any(first <= t <= last and i == concept_id for first, last, i in mentions[b])
+            probability = 1 / (1 + np.exp(-logit))
+            total -= np.log(probability if inside else 1 - probability)
+    return total / text_mask.sum()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_equals_its_definition(seed):
+    batch = example(seed)
+    loss, metrics = contrastive_loss(**batch)
+    np.testing.assert_allclose(loss, by_definition(**batch), rtol=1e-5)
+    assert metrics["tokens"] == batch["text_mask"].sum()
+
+
+def test_empty_slots_and_repeated_concepts_change_nothing():
+    batch = example()
+    loss, metrics = contrastive_loss(**batch)
+    concepts = np.concatenate([batch["concepts"], batch["concepts"][2:4], np.full((3, 5), 9.0, np.float32)])
+    ids = np.concatenate([batch["concept_ids"], [2, 3, -1, -1, -1]]).astype(np.int32)
+    padded, padded_metrics = contrastive_loss(**batch | {"concepts": concepts, "concept_ids": ids})
+    np.testing.assert_allclose(padded, loss, rtol=1e-6)
+    assert padded_metrics["concepts"] == metrics["concepts"] == 6
+
+
+def test_masked_tokens_have_no_gradient():
+    batch = example()
+    grad = jax.grad(lambda text: contrastive_loss(**batch | {"text": text})[0])(batch["text"])
+    assert np.all(np.asarray(grad)[~batch["text_mask"]] == 0)
+    assert np.all(np.abs(np.asarray(grad)[batch["text_mask"]]).sum(-1) > 0)
+
+
+def test_overlapping_mentions_of_several_concepts_are_all_positive():
+    mentions = jnp.array([[[0, 2, 5], [1, 1, 8], [1, 3, 8]]])
+    target = positives(mentions, jnp.array([8, 5, -1]), 5)
+    np.testing.assert_array_equal(target[0, :, 0], [False, True, True, True, False])
+    np.testing.assert_array_equal(target[0, :, 1], [True, True, True, False, False])
+    assert not target[..., 2].any()
+
+
+def test_first_occurrences_in_any_order():
+    ids = jnp.array([4, -1, 2, 4, 2, 7, -1])
+    np.testing.assert_array_equal(first_occurrences(ids), [True, False, True, False, False, True, False])
