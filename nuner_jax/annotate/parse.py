@@ -45,7 +45,7 @@ def parse_reply(reply: str, text: str | None = None, *, finish_reason: str = "st
     if the text holds the mention and the reply has no line with a proper separator.
 
     A reply with `finish_reason` "length" loses its last line unless a line break ends it. Without such a mark, a last line that
-    alone of at least three lacks its description is taken for cut as well.
+    lacks its description, where at least two lines and half of all have one, is taken for cut as well.
 
     Reasons: chatter, format_echo, input_echo, markup, reasoning, truncated, empty_mention, empty_concept, long_concept.
     """
@@ -68,10 +68,11 @@ def parse_reply(reply: str, text: str | None = None, *, finish_reason: str = "st
 
 
 def _looks_cut(annotations: list[Annotation], last: Annotation | str, reply: str) -> bool:
-    """Whether the last line ends inside its concept: it has no description where every other has one, and no line break."""
-    if len(annotations) < 3 or last is not annotations[-1] or reply.endswith(("\n", "\r", "<>", "<")):
+    """Whether the last line seems to end inside its concept: no line break, and no description where the others have one."""
+    if len(annotations) < 3 or last is not annotations[-1] or reply.endswith(("\n", "\r", "<>", "<", "|")):
         return False
-    return not annotations[-1].description and all(a.description for a in annotations[:-1])
+    described = sum(bool(a.description) for a in annotations)
+    return not annotations[-1].description and described >= max(2, (len(annotations) - 1) / 2)
 
 
 # Lines
@@ -184,6 +185,8 @@ _LABELS = (
 )
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"), ("「", "」"), ("『", "』"), ("`", "`"))
 _BRACKETS = (("[", "]"), ("<", ">"), ("{", "}"), ("(", ")"), ("__", "__"), ("*", "*"), ("_", "_"))
+_QUOTE_SIGN = re.compile(r'(?<!\d)"')  # no inches, no minutes of arc
+_CLOSING_QUOTE = re.compile(r'(?<=\S)"')
 _BULLET = re.compile(r"(?:[-–—*+•·▪‣◦●○■□➤]|&bull;)\s+")
 _NUMBER = re.compile(
     r"\(?\d{1,3}(?:\.\)|[.)\]])(?!\d)\s*|\[\d{1,3}\]\s*|\d{1,3}:\s+|\d{1,3}\s+[-–—]\s+|#\d{1,3}[.:)]?\s+"
@@ -196,7 +199,7 @@ _LABEL = re.compile(r"(?:entity(?: from the text)?|mention|(?:entity )?(?:concep
 def _annotation(mention: str, concept: str, description: str, text: str | None) -> Annotation | str:
     """The fields without what decorates them, or the reason why they make no annotation."""
     concept = _name(concept)
-    description = _unquoted(_unlabelled(description.strip("|" + _BLANK)))
+    description = _unstray(_unquoted(_unlabelled(description.strip("|" + _BLANK))))
     if concept.casefold() in _CONCEPT_LABELS and _name(mention).casefold() in _MENTION_LABELS:
         return "format_echo"
     if len(concept) > MAX_CONCEPT:
@@ -269,7 +272,7 @@ def _unwrapped(raw: str, pairs: tuple[tuple[str, str], ...]) -> str:
     for opening, closing in pairs:
         if len(raw) > len(opening) + len(closing) and raw.startswith(opening) and raw.endswith(closing):
             inner = raw[len(opening) : -len(closing)]
-            if opening not in inner and closing not in inner:
+            if (opening not in inner and closing not in inner) or (opening == '"' and not _QUOTE_SIGN.search(inner)):
                 return inner.strip(_BLANK)
     return raw
 
@@ -280,7 +283,8 @@ def _unstray(raw: str) -> str:
         if raw.count(opening) % 2 == 0 if opening == closing else raw.count(opening) == raw.count(closing):
             continue
         if raw.startswith((opening, closing)):
-            return raw[1:]
+            pair = opening == closing == raw[-1] and _CLOSING_QUOTE.search(raw, 1, len(raw) - 1)
+            return raw[:-1] if pair else raw[1:]  # `"a" b"`: the first two belong together
         if raw.endswith((opening, closing)) and not raw[-2:-1].isdigit():
             return raw[:-1]
     return raw

@@ -83,7 +83,7 @@ def split_reply(reply: str, num_sentences: int) -> list[str | None]:
         return [reply]
     sections: dict[int, str] = {}
     marks = [m for m in _SECTION.finditer(reply) if 1 <= int(m[1]) <= num_sentences]
-    for mark, end in zip(marks, [*(m.start() for m in marks[1:]), len(reply)], strict=True):
+    for mark, end in zip(marks, [*(m.start() for m in marks), len(reply)][1:], strict=True):
         number, body = int(mark[1]), reply[mark.end() : end].removeprefix("\n")
         sections[number] = f"{sections[number]}\n{body}" if number in sections else body
     opening = reply[: marks[0].start()] if marks else ""
