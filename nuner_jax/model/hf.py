@@ -44,15 +44,7 @@ PREFIXES = ("bert.", "roberta.")  # of checkpoints saved with a head
 BESIDES = ("pooler.", "lm_head.", "cls.", "classifier.")  # what an encoder may carry besides; poolers are kept, heads are not
 BUFFERS = ("embeddings.position_ids",)
 LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "sentencepiece*",
-    "*.model",
-)
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 CONVERT = (
     "python -c \"from transformers import AutoModel as M, AutoTokenizer as T; n = '{name}'; "
     "M.from_pretrained(n).save_pretrained('OUT'); T.from_pretrained(n).save_pretrained('OUT')\""
@@ -95,7 +87,7 @@ def params_from_hf(config: EncoderConfig, tensors: Mapping[str, np.ndarray], whe
 
 
 def _bare_names(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, list[str]]:
-    """Names without the prefix of a model with head, in today's spelling, without heads and buffers; and what is wrong with them."""
+    """Names without the prefix of a model with head, in today's spelling, without heads and buffers; and what is wrong."""
     prefixed = {p for p in PREFIXES if f"{p}embeddings.word_embeddings.weight" in tensors}
     prefix = prefixed.pop() if len(prefixed) == 1 else ""
     bare: Tensors = {}
@@ -147,11 +139,11 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     raise InputError(f"{name}: the encoder folder has {what}; convert it where you trust it: {CONVERT.format(name=name)}")
 
 
-def read_safetensors(file: Path) -> Tensors:
-    """All tensors of a file. Raises InputError."""
+def read_safetensors(file: Path, containing: str = "") -> Tensors:
+    """The tensors of a file whose names contain a string. Raises InputError."""
     try:
         with safe_open(file, "np") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            return {name: opened.get_tensor(name) for name in opened.keys() if containing in name}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, TypeError) as error:
         raise InputError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
 
@@ -196,12 +188,11 @@ def save_sidecar(folder: str | Path, init_from: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / "config.json", folder / "config.json")
     copy_tokenizer(source, folder)
-    poolers = {
-        name: x for file in _weight_files(source, init_from) for name, x in read_safetensors(file).items() if "pooler." in name
-    }
-    save_file(
-        {name[name.index("pooler.") :]: np.asarray(x, np.float32) for name, x in poolers.items()}, folder / "carried.safetensors"
-    )
+    poolers: Tensors = {}
+    for file in _weight_files(source, init_from):
+        for name, x in read_safetensors(file, containing="pooler.").items():
+            poolers[name[name.index("pooler.") :]] = np.asarray(x, np.float32)
+    save_file(poolers, folder / "carried.safetensors")
     (folder / "source.json").write_text(json.dumps({"name": init_from, "license": _license(source)}) + "\n", encoding="utf8")
 
 
