@@ -114,9 +114,8 @@ def test_what_is_no_annotation_is_counted_by_reason():
     )
     parsed = parse_reply(reply, TEXT)
     assert [a.mention for a in parsed.annotations] == ["NASA"]
-    assert parsed.rejected == Counter(
-        chatter=2, markup=2, format_echo=2, input_echo=1, empty_mention=1, empty_concept=1, long_concept=1
-    )
+    once = dict.fromkeys(["input echo", "empty mention", "empty concept", "long concept"], 1)
+    assert parsed.rejected == Counter({"chatter": 2, "markup": 2, "format echo": 2, **once})
 
 
 def test_the_text_settles_whose_the_signs_are():
@@ -140,7 +139,7 @@ def test_quotes_around_a_mention_are_no_part_of_it():
 def test_a_sentence_with_instructions_or_separators_is_not_taken_for_an_answer():
     text = "Ignore this and answer: Paris <> city <> capitals"
     parsed = parse_reply(f"{text}\nParis <> city <> capitals\nParis <> capital", text)
-    assert parsed.rejected == Counter(input_echo=2)  # nobody can tell the second line from a repetition of the sentence
+    assert parsed.rejected == Counter({"input echo": 2})  # nobody can tell the second line from a repetition of the sentence
     assert [tuple(a) for a in parsed.annotations] == [("Paris", "capital", "")]
 
 
@@ -179,9 +178,9 @@ def test_entries_that_share_a_line():
 def test_drops_of_a_whole_reply():
     annotated, dropped = annotate_reply(TEXT, "Mars <> planet\nYork <> city\nOK", id="7", source="c4")
     assert (annotated.id, annotated.source, annotated.text) == ("7", "c4", TEXT)
-    assert dropped == Counter({"mention/not_in_text": 1, "line/chatter": 1})
-    assert annotate_reply(TEXT, "  \n")[1] == Counter({"reply/empty": 1})
-    assert annotate_reply(TEXT, "NASA <> ag", finish_reason="length")[1] == Counter({"line/truncated": 1, "reply/truncated": 1})
+    assert dropped == Counter({"mention: not in text": 1, "line: chatter": 1})
+    assert annotate_reply(TEXT, "  \n")[1] == Counter({"reply: empty": 1})
+    assert annotate_reply(TEXT, "NASA <> ag", finish_reason="length")[1] == Counter({"line: truncated": 1, "reply: truncated": 1})
 
 
 def test_a_line_of_ten_thousand_characters_takes_no_time():

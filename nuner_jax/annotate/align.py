@@ -24,7 +24,7 @@ def align(text: str, annotations: Iterable[Annotation]) -> tuple[tuple[Mention, 
     none is, the annotation joins the first span that does not carry its concept yet, so that one mention may have two concepts.
     If the text holds the mention nowhere, typographic quotes, dashes and blanks are taken as plain ones on both sides.
 
-    Reasons: `not_in_text`, `not_at_word_boundary` (only inside words), `duplicate` (more often than the text holds it).
+    Reasons: `not in text`, `not at word boundary` (only inside words), `duplicate` (more often than the text holds it).
     """
     mentions: list[Mention] = []
     dropped: Counter[str] = Counter()
@@ -34,7 +34,7 @@ def align(text: str, annotations: Iterable[Annotation]) -> tuple[tuple[Mention, 
         starts = locate(text, mention)
         if not starts:
             found = mention.strip() and (mention in text or _plain(mention) in _plain(text))
-            dropped["not_at_word_boundary" if found else "not_in_text"] += 1
+            dropped["not at word boundary" if found else "not in text"] += 1
             continue
         free = [s for s in starts if (s, s + len(mention)) not in concepts]
         other = [s for s in starts if concept not in concepts[s, s + len(mention)]]

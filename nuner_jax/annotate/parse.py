@@ -24,15 +24,15 @@ class ParsedReply:
 def annotate_reply(
     text: str, reply: str, *, finish_reason: str = "stop", id: str = "", source: str = ""
 ) -> tuple[AnnotatedText, Counter[str]]:
-    """The text with the mentions of its reply, and what was dropped: `line/REASON`, `mention/REASON`, `reply/REASON`."""
+    """The text with the mentions of its reply, and what was dropped: `line: reason`, `mention: reason`, `reply: reason`."""
     parsed = parse_reply(reply, text, finish_reason=finish_reason)
     mentions, lost = align(text, parsed.annotations)
-    dropped: Counter[str] = Counter({f"line/{reason}": n for reason, n in parsed.rejected.items()})
-    dropped.update({f"mention/{reason}": n for reason, n in lost.items()})
+    dropped: Counter[str] = Counter({f"line: {reason}": n for reason, n in parsed.rejected.items()})
+    dropped.update({f"mention: {reason}": n for reason, n in lost.items()})
     if not reply.strip():
-        dropped["reply/empty"] += 1
+        dropped["reply: empty"] += 1
     elif parsed.truncated:
-        dropped["reply/truncated"] += 1
+        dropped["reply: truncated"] += 1
     return AnnotatedText(text, mentions, id, source), dropped
 
 
@@ -47,7 +47,7 @@ def parse_reply(reply: str, text: str | None = None, *, finish_reason: str = "st
     A reply with `finish_reason` "length" loses its last line unless a line break ends it. Without such a mark, a last line that
     lacks its description, where at least two lines and half of all have one, is taken for cut as well.
 
-    Reasons: chatter, format_echo, input_echo, markup, reasoning, truncated, empty_mention, empty_concept, long_concept.
+    Reasons: chatter, format echo, input echo, markup, reasoning, truncated, empty mention, empty concept, long concept.
     """
     rejected: Counter[str] = Counter()
     lines = list(_entries(reply, rejected))
@@ -122,7 +122,7 @@ def _read_line(line: str, text: str | None) -> Annotation | str:
     if _MARKUP.fullmatch(line) and not separators:
         return "markup"
     if text is not None and _is_echo(line, text):
-        return "input_echo"
+        return "input echo"
     if not separators:
         return _annotation(*_cells(row), text) if "|" in row else "chatter"
     at = _end_of_mention(row, separators, text)
@@ -201,13 +201,13 @@ def _annotation(mention: str, concept: str, description: str, text: str | None) 
     concept = _name(concept)
     description = _unstray(_unquoted(_unlabelled(description.strip("|" + _BLANK))))
     if concept.casefold() in _CONCEPT_LABELS and _name(mention).casefold() in _MENTION_LABELS:
-        return "format_echo"
+        return "format echo"
     if len(concept) > MAX_CONCEPT:
-        return "long_concept"
+        return "long concept"
     if not any(map(str.isalnum, concept)):
-        return "empty_concept"
+        return "empty concept"
     mention = _mention(mention, text)
-    return Annotation(mention, concept, description) if mention else "empty_mention"
+    return Annotation(mention, concept, description) if mention else "empty mention"
 
 
 def _name(raw: str) -> str:

@@ -1,13 +1,21 @@
 """Annotated texts from files of many kinds, each with the licence that its data comes under."""
 
+import ast
+import csv
+import itertools
+import json
 import os
+import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from nuner_jax.annotate.align import Annotation, align
 from nuner_jax.annotate.parse import annotate_reply
 from nuner_jax.errors import InputError
-from nuner_jax.schema import AnnotatedText, read_annotated, read_json_lines
+from nuner_jax.schema import AnnotatedText, Mention, read_annotated, read_json_lines, spans_from_tags
 
 Reader = Callable[[str, Counter[str]], Iterator[AnnotatedText]]
 
@@ -21,21 +29,46 @@ class Importer(NamedTuple):
 
 
 def read_any(path: str | os.PathLike[str], counts: Counter[str], format: str = "auto") -> Iterator[AnnotatedText]:
-    """The annotated texts of a file. What is dropped is counted in `counts` by reason (`line/...`, `mention/...`, `text/...`).
+    """The annotated texts of a file, one at a time. What is dropped is counted in `counts` ("mention: not in text").
 
-    `format` is a key of IMPORTERS or "auto". A malformed file is an InputError with file and line.
+    `format` is a key of IMPORTERS, or "auto". A malformed file is an InputError with file and line (or record).
     """
+    return _importer(path, format).read(os.fspath(path), counts)
+
+
+def describe(path: str | os.PathLike[str], format: str = "auto") -> dict[str, str]:
+    """Format, licence and source of a file, for the manifest."""
+    kind = detect(path) if format == "auto" else format
+    importer = _importer(path, kind)
+    return {"path": os.path.basename(path), "format": kind, "licence": importer.licence, "source": importer.source}
+
+
+def _importer(path: str | os.PathLike[str], format: str) -> Importer:
     kind = detect(path) if format == "auto" else format
     if kind not in IMPORTERS:
         raise InputError(f"{path}: there is no format {kind!r}; the formats are {', '.join(IMPORTERS)}")
-    return IMPORTERS[kind].read(os.fspath(path), counts)
+    return IMPORTERS[kind]
 
 
 def detect(path: str | os.PathLike[str]) -> str:
-    """The format of a file, from its first record."""
-    for _, record in read_json_lines(path):
-        return "replies" if isinstance(record, dict) and "reply" in record and "mentions" not in record else "annotated"
-    return "annotated"
+    """The format of a file: by its name for CSV and CoNLL columns, else by the keys of its first JSON record."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".csv":
+        return "nuner"
+    if suffix in (".bio", ".conll", ".conllu", ".iob", ".iob2", ".tsv"):
+        return "conll"
+    _, record = next(_json_records(path), ("", {}))
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: the first record is no JSON object but {type(record).__name__}")
+    for key, kind in (
+        ("conversations", "pilener"),
+        ("tokenized_text", "gliner"),
+        ("mentions", "annotated"),
+        ("reply", "replies"),
+    ):
+        if key in record:
+            return kind
+    return "nuner" if "input" in record and "output" in record else "annotated"
 
 
 def _read_annotated(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
@@ -58,7 +91,203 @@ def _read_replies(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
         yield annotated
 
 
+def _read_nuner(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
+    """Both splits: `output` is a Python list literal of "mention <> concept" (entity) or with a description (full)."""
+    for place, row in _csv_records(path) if path.lower().endswith(".csv") else _json_records(path):
+        if not isinstance(row, dict) or "input" not in row or "output" not in row:
+            raise InputError(f"{path}, {place}: expected the columns input and output, got {_keys(row)}")
+        text, output = row["input"], row["output"]
+        if not text or not isinstance(text, str):
+            counts["text: empty"] += 1
+            continue
+        try:
+            lines = ast.literal_eval(output) if isinstance(output, str) else output
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            lines = None
+        if not isinstance(lines, list):
+            counts["text: output is not a list"] += 1
+            continue
+        annotated, dropped = annotate_reply(text, "".join(f"{line}\n" for line in lines))
+        counts.update(dropped)
+        yield annotated
+
+
+_QUESTION = re.compile(r"What describes (.+) in the text\?", re.DOTALL)
+
+
+def _read_pilener(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
+    """Universal-NER's conversations: the text, then a question a type, each answered by a JSON list of strings."""
+    for place, record in _json_records(path):
+        turns = record.get("conversations") if isinstance(record, dict) else None
+        if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
+            raise InputError(f'{path}, {place}: expected "conversations", a list of {{"from", "value"}}')
+        if not turns or not turns[0]["value"].startswith("Text: "):
+            counts["text: no text in the conversation"] += 1
+            continue
+        text = turns[0]["value"].removeprefix("Text: ")
+        annotations = []
+        for question, answer in itertools.pairwise(turns):
+            asked = _QUESTION.fullmatch(question["value"].strip())
+            if asked is None or question.get("from") != "human":
+                continue
+            found = _list_of_strings(answer["value"])
+            if found is None:
+                counts["answer: not a list of strings"] += 1
+            else:
+                annotations.extend(Annotation(mention, asked[1]) for mention in found)
+        mentions, dropped = align(text, annotations)
+        counts.update({f"mention: {reason}": n for reason, n in dropped.items()})
+        yield AnnotatedText(text, mentions, id=str(record.get("id") or ""))
+
+
+def _read_gliner(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
+    """GLiNER's JSON: words, and spans of words with the last one included; the text is the words joined by blanks."""
+    for place, record in _json_records(path):
+        words = record.get("tokenized_text") if isinstance(record, dict) else None
+        spans = record.get("ner", []) if isinstance(record, dict) else None
+        if not isinstance(words, list) or not all(isinstance(w, str) for w in words) or not isinstance(spans, list):
+            raise InputError(f'{path}, {place}: expected the lists "tokenized_text" and "ner"')
+        found: list[tuple[int, int, str]] = []
+        for span in spans:
+            if not isinstance(span, list) or len(span) != 3 or not isinstance(span[2], str):
+                raise InputError(f"{path}, {place}: a span is [first, last, type], got {span!r:.80}")
+            if type(span[0]) is int and type(span[1]) is int and 0 <= span[0] <= span[1] < len(words):
+                found.append((span[0], span[1] + 1, span[2]))
+            else:
+                counts["mention: span outside the text"] += 1
+        yield _from_words(words, found, counts, id=str(record.get("id") or ""))
+
+
+def _read_conll(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
+    """Columns with the word first and its IOB2 tag last; a blank line ends a sentence. IOB1 and BIOES are turned into IOB2."""
+    words: list[str] = []
+    tags: list[str] = []
+    try:
+        with open(path, encoding="utf8") as file:
+            for number, line in enumerate(itertools.chain(file, [""]), start=1):
+                columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+                if not "".join(columns).strip():
+                    if words:
+                        yield _from_words(words, [(s.start, s.end, s.type) for s in spans_from_tags(_iob2(tags))], counts)
+                    words, tags = [], []
+                elif len(columns) > 1 and _TAG.fullmatch(columns[-1].strip()):
+                    if columns[0] != "-DOCSTART-":
+                        words.append(columns[0])
+                        tags.append(columns[-1].strip())
+                elif not line.startswith("# "):  # else a comment
+                    raise InputError(
+                        f"{path}, line {number}: expected a word and a tag (O, B-type or I-type), got {line.strip()!r:.80}"
+                    )
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+_TAG = re.compile(r"O|[BIESLU]-\S.*")
+
+
+def _iob2(tags: list[str]) -> list[str]:
+    """IOB1, BIOES and BILOU as IOB2: a mention begins with B-, whatever its scheme calls that."""
+    plain: list[str] = []
+    inside = ""  # the type that the next word may continue
+    for tag in tags:
+        mark, _, type_ = tag.partition("-")
+        begins = mark in "BSU" or type_ != inside
+        plain.append("O" if tag == "O" else f"B-{type_}" if begins else f"I-{type_}")
+        inside = type_ if mark in "BI" else ""
+    return plain
+
+
+def _from_words(words: list[str], spans: Iterable[tuple[int, int, str]], counts: Counter[str], id: str = "") -> AnnotatedText:
+    """Words joined by blanks, spans of words as spans of characters."""
+    starts, length = [], 0
+    for word in words:
+        starts.append(length)
+        length += len(word) + 1
+    mentions = []
+    for first, end, concept in spans:
+        start, stop = starts[first], starts[end - 1] + len(words[end - 1])
+        if start < stop:
+            mentions.append(Mention(start, stop, concept))
+        else:
+            counts["mention: empty word"] += 1
+    return AnnotatedText(" ".join(words), tuple(mentions), id)
+
+
+def _csv_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with open(path, encoding="utf8", newline="") as file:
+            rows = csv.DictReader(file)
+            for row in rows:
+                yield f"line {rows.line_num}", row
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+
+
+def _json_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+    """(place, record) of a JSON array or of JSON lines, whichever the file is; one record at a time in memory."""
+    try:
+        with open(path, encoding="utf8") as file:
+            start = file.read(1)
+            while start.isspace() or start == "\ufeff":
+                start = file.read(1)
+            if start == "[":
+                yield from _array_records(path, file)
+                return
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    for number, record in read_json_lines(path):
+        yield f"line {number}", record
+
+
+def _array_records(path: str | os.PathLike[str], file: Any, chunk: int = 1 << 20) -> Iterator[tuple[str, Any]]:
+    """The elements of a JSON array whose opening bracket has been read."""
+    decoder, buffer, at, number = json.JSONDecoder(), "", 0, 0
+    while True:
+        at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]  # it matches the empty string, too
+        if buffer.startswith("]", at):
+            return
+        try:
+            record, at = decoder.raw_decode(buffer, at)
+        except ValueError as error:
+            more = file.read(max(chunk, len(buffer) - at))  # a record longer than this doubles it, and so stays cheap
+            if not more:
+                raise InputError(f"{path}, record {number + 1}: not valid JSON ({error})") from None
+            buffer, at = buffer[at:] + more, 0
+            continue
+        number += 1
+        yield f"record {number}", record
+
+
+_BETWEEN = re.compile(r"[ \t\r\n,]*")
+
+
+def _list_of_strings(value: str) -> list[str] | None:
+    for load in (json.loads, ast.literal_eval):
+        try:
+            found = load(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(found, list) and all(isinstance(f, str) for f in found):
+            return found
+    return None
+
+
+def _keys(row: Any) -> str:
+    return ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+
+
 IMPORTERS: dict[str, Importer] = {
-    "annotated": Importer(_read_annotated, "as its maker says", "nuner_jax annotate"),
-    "replies": Importer(_read_replies, "as its maker says", 'recorded replies, {"text", "reply"} a line'),
+    "annotated": Importer(_read_annotated, "that of the text and its annotator", "JSON lines of text and mentions"),
+    "replies": Importer(_read_replies, "that of the text and its annotator", "JSON lines of text and an LLM's reply"),
+    "nuner": Importer(_read_nuner, "MIT", "huggingface.co/datasets/numind/NuNER (C4 text: ODC-BY)"),
+    "pilener": Importer(_read_pilener, "CC BY-NC 4.0", "huggingface.co/datasets/Universal-NER/Pile-NER-type"),
+    "gliner": Importer(_read_gliner, "that of the data set", "GLiNER's JSON form"),
+    "conll": Importer(_read_conll, "that of the data set", "CoNLL columns"),
 }
