@@ -11,19 +11,20 @@ import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nuner_jax import __version__
-from nuner_jax.cli import as_dict
+from nuner_jax.cli import Strs, as_dict
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records
 from nuner_jax.dataset.importers import read_any
 from nuner_jax.dataset.packing import TokenSpans, fill_row, pack
 from nuner_jax.dataset.summary import write_summary
 from nuner_jax.dataset.tokenize import tokenize
+from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
 from nuner_jax.pretrained import load_tokenizer, resolve, tokenizer_fingerprint
 from nuner_jax.schema import AnnotatedText
@@ -61,6 +62,7 @@ def build(config: DatasetConfig) -> Path:
     Raises InputError for unreadable input, input without a sentence, and settings that contradict each other.
     """
     check(config)
+    config = replace(config, input=Strs(str(REPLIES) if name == "demo" else name for name in config.input))
     tokenizer = load_tokenizer(config.tokenizer)
     dropped: Counter[str] = Counter()
     encoded = encode(config, read(config, dropped))

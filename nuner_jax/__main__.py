@@ -1,0 +1,53 @@
+"""`nuner <command> ...`: the same commands as `python -m nuner_jax.<command> ...`."""
+
+import difflib
+import importlib.util
+import sys
+
+from nuner_jax import __version__
+
+COMMANDS = {
+    "annotate": "an LLM labels every sentence with open concepts: ledger, annotated text",
+    "dataset": "annotated text to packed, tokenised training rows",
+    "train": "contrastive pre-training of a text encoder against a concept encoder",
+    "export": "a checkpoint to a Hugging Face folder, checked",
+    "evaluate": "few-shot evaluation of encoders on tasks, side by side",
+    "report": "tables and figures of one or several evaluations",
+}
+"""Command -> what it does; each is the module nuner_jax.<command> with its `main(argv)`."""
+
+
+def usage() -> str:
+    """The help text."""
+    rows = "\n".join(f"  {name:<10}{purpose}" for name, purpose in COMMANDS.items())
+    return f"usage: nuner COMMAND [options]\n\nnuner_jax {__version__}\n\n{rows}\n\nnuner COMMAND --help explains every option."
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Hands the rest of the command line to the command's own main; exits with status 2 if there is no such command."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        sys.stderr.write(f"{usage()}\n\nnuner: error: name a command\n")
+        sys.exit(2)
+    command, rest = words[0], words[1:]
+    if command in ("-h", "--help"):
+        print(usage())
+    elif command == "--version":
+        print(__version__)
+    elif command in COMMANDS:
+        importlib.import_module(f"nuner_jax.{command}" + _main_of(command)).main(rest)
+    else:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+        sys.stderr.write(f"nuner: error: there is no command {command} ({hint})\n")
+        sys.exit(2)
+
+
+def _main_of(command: str) -> str:
+    """`.__main__` where the command is a package."""
+    spec = importlib.util.find_spec(f"nuner_jax.{command}")
+    return ".__main__" if spec is not None and spec.submodule_search_locations else ""
+
+
+if __name__ == "__main__":
+    main()
