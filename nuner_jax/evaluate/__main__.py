@@ -1,0 +1,28 @@
+"""`python -m nuner_jax.evaluate`: few-shot evaluation of encoders on tasks, side by side."""
+
+from nuner_jax import cli
+from nuner_jax.config import EvaluateConfig, recipes
+
+PROG = "nuner_jax.evaluate"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the grid and prints its tables."""
+    config = cli.parse(EvaluateConfig, argv, prog=PROG, recipes=recipes("evaluate"))
+
+    def evaluate() -> None:
+        from pathlib import Path
+
+        from nuner_jax.evaluate.grid import run
+        from nuner_jax.evaluate.report import write_report
+
+        run(config)
+        path = write_report([config.out], Path(config.out))
+        print("\n" + path.read_text(encoding="utf8"))
+        print(f"written to {path}")
+
+    cli.run(evaluate, PROG)
+
+
+if __name__ == "__main__":
+    main()

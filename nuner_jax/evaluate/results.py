@@ -1,0 +1,69 @@
+"""Result rows: one a (system, task, protocol, layers, head, k, seed), kept in results.jsonl; a run resumes from them."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nuner_jax.errors import InputError
+from nuner_jax.schema import read_json_lines, write_json_lines
+
+Row = dict[str, Any]
+KEY = ("system", "task", "protocol", "layers", "head", "sampling", "k", "seed")
+"""What tells rows apart."""
+TRACE = ("encoder_hash", "data_hash", "sample_hash", "settings")
+"""What must agree for a stored row to count as done: everything else that moves numbers."""
+
+
+def key(row: Row) -> str:
+    """The identity of a row."""
+    return json.dumps([row.get(name) for name in KEY])
+
+
+class Results:
+    """The rows of OUT/results.jsonl, written whole and renamed, so that a reader never sees half of them."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "results.jsonl"
+        self.rows: dict[str, Row] = {}
+        if self.path.is_file():
+            self.rows = {key(row): row for _, row in read_json_lines(self.path)}
+
+    def has(self, row: Row) -> bool:
+        """Whether this cell is done. Raises InputError that names what differs if it was done with other data or settings."""
+        done = self.rows.get(key(row))
+        if done is None:
+            return False
+        for name in TRACE:
+            if done.get(name) != row.get(name):
+                raise InputError(
+                    f"{self.path} holds results of {row['system']} on {row['task']} (k={row['k']}) "
+                    f"that were made with another {_difference(name, done.get(name), row.get(name))}; use another --out"
+                )
+        return True
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Stores rows durably."""
+        self.rows.update((key(row), row) for row in rows)
+        write_json_lines(self.path, self.rows.values())
+
+
+def _difference(name: str, done: Any, asked: Any) -> str:
+    if isinstance(done, dict) and isinstance(asked, dict):
+        changed = sorted(k for k in done.keys() | asked.keys() if done.get(k) != asked.get(k))
+        return ", ".join(f"{k} ({done.get(k)!r}, now {asked.get(k)!r})" for k in changed)
+    return {"encoder_hash": "state of the encoder", "data_hash": "state of the task's files"}.get(name, name)
+
+
+def read_rows(folders: Sequence[str | Path]) -> list[Row]:
+    """The rows of several result directories, first come first kept. Raises InputError if one has none."""
+    rows: dict[str, Row] = {}
+    for folder in folders:
+        path = Path(folder) / "results.jsonl"
+        if not path.is_file():
+            raise InputError(f"{folder}: holds no results.jsonl")
+        for _, row in read_json_lines(path):
+            rows.setdefault(key(row), row)
+    if not rows:
+        raise InputError(f"{', '.join(map(str, folders))}: no result rows")
+    return list(rows.values())

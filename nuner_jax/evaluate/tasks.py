@@ -1,0 +1,141 @@
+"""A task: a named pair of train and test sentences with its types, as arrays that sampling, heads and metrics work on."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from nuner_jax.errors import InputError
+from nuner_jax.evaluate.readers import read_tagged
+from nuner_jax.schema import TaggedSentence, WordSpan, spans_from_tags
+
+BUNDLED = ("kitchen", "helpdesk")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sentences with their tags as codes: 0 is O, 1 + 2t is B- of type t, 2 + 2t is I- of type t."""
+
+    sentences: tuple[TaggedSentence, ...]
+    codes: np.ndarray  # [W] int32, all words in a row
+    offsets: np.ndarray  # [S + 1] int64: sentence s holds words offsets[s]:offsets[s + 1]
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    @property
+    def words(self) -> list[tuple[str, ...]]:
+        """The words of each sentence."""
+        return [sentence.words for sentence in self.sentences]
+
+    @cached_property
+    def spans(self) -> list[list[WordSpan]]:
+        """The mentions of each sentence, left to right."""
+        return [spans_from_tags(sentence.tags) for sentence in self.sentences]
+
+    @cached_property
+    def mention_counts(self) -> list[Counter[str]]:
+        """How many mentions of each type stand in each sentence."""
+        return [Counter(span.type for span in spans) for spans in self.spans]
+
+    def take(self, indices: Sequence[int]) -> "Split":
+        """The sentences at `indices`, in that order."""
+        sentences = tuple(self.sentences[i] for i in indices)
+        parts = [self.codes[self.offsets[i] : self.offsets[i + 1]] for i in indices]
+        codes = np.concatenate(parts) if parts else self.codes[:0]
+        return Split(sentences, codes, _offsets([len(part) for part in parts]))
+
+
+def _offsets(lengths: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64)
+
+
+def word_types(codes: np.ndarray) -> np.ndarray:
+    """Codes to IO labels: 0 is O, 1 + t is type t."""
+    return (codes + 1) // 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """Train and test sentences over the sorted `types` of both."""
+
+    name: str
+    types: tuple[str, ...]
+    train: Split
+    test: Split
+    notes: Counter[str] = field(default_factory=Counter)  # what a reader had to repair or leave out, by reason
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over words and tags of both splits."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for sentence in split.sentences:
+                digest.update("\t".join(sentence.words).encode() + b"\n" + "\t".join(sentence.tags).encode() + b"\n")
+            digest.update(b"\0")
+        return digest.hexdigest()
+
+    @cached_property
+    def type_counts(self) -> dict[str, int]:
+        """Mentions of each type in train."""
+        counts: Counter[str] = sum(self.train.mention_counts, Counter())
+        return {kind: counts[kind] for kind in self.types}
+
+    @cached_property
+    def repeated(self) -> int:
+        """Test sentences whose words also stand in train."""
+        known = set(self.train.words)
+        return sum(words in known for words in self.test.words)
+
+
+def make_split(sentences: Sequence[TaggedSentence], types: Sequence[str]) -> Split:
+    """Tagged sentences as a Split; tags must be strict IOB2 over `types`."""
+    code = {"O": 0}
+    for t, kind in enumerate(types):
+        code[f"B-{kind}"], code[f"I-{kind}"] = 1 + 2 * t, 2 + 2 * t
+    codes = np.array([code[tag] for sentence in sentences for tag in sentence.tags], np.int32)
+    return Split(tuple(sentences), codes, _offsets([len(sentence.words) for sentence in sentences]))
+
+
+def make_task(
+    name: str, train: Sequence[TaggedSentence], test: Sequence[TaggedSentence], notes: Counter[str] | None = None
+) -> Task:
+    """A task over the types of both splits. Raises InputError if a split is empty or has no mention."""
+    for split, sentences in (("train", train), ("test", test)):
+        if not sentences:
+            raise InputError(f"task {name}: its {split} file holds no sentence")
+        if all(tag == "O" for sentence in sentences for tag in sentence.tags):
+            raise InputError(f"task {name}: its {split} file holds no mention")
+    types = tuple(sorted({tag[2:] for sentence in (*train, *test) for tag in sentence.tags if tag != "O"}))
+    return Task(name, types, make_split(train, types), make_split(test, types), notes or Counter())
+
+
+def bundled(name: str) -> tuple[Path, Path]:
+    """Train and test file of a bundled demo task."""
+    folder = Path(str(resources.files("nuner_jax.demo"))) / "data" / "tasks"
+    return folder / f"{name}_train.txt", folder / f"{name}_test.txt"
+
+
+def load_task(spec: str) -> Task:
+    """NAME=TRAIN,TEST with two files of any form that readers.read_tagged knows, or the name of a bundled task.
+
+    Raises InputError with file and line.
+    """
+    name, equals, paths = spec.partition("=")
+    if not equals:
+        if name not in BUNDLED:
+            raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST or one of {', '.join(BUNDLED)}")
+        files = bundled(name)
+    else:
+        parts = paths.split(",")
+        if not name or len(parts) != 2 or not all(parts):
+            raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST")
+        files = (Path(parts[0]), Path(parts[1]))
+    notes: Counter[str] = Counter()
+    train, test = (read_tagged(file, notes) for file in files)
+    return make_task(name, train, test, notes)

@@ -1,0 +1,86 @@
+"""The linear head is the plain PyTorch one; batching, padding and order of support sets change nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from nuner_jax.config import HeadConfig
+from nuner_jax.evaluate import heads
+from nuner_jax.evaluate.heads import Support
+
+
+def support(n, width=24, classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    centres = np.random.default_rng(99).normal(size=(classes, width))
+    features = centres[labels] + rng.normal(size=(n, width)) + 3
+    return Support(features.astype(np.float32), labels.astype(np.int32))
+
+
+def torch_head(x, y, classes, steps=300):
+    x, y = torch.from_numpy(x), torch.from_numpy(y).long()
+    mean, std = x.mean(0), x.std(0) + 1e-5
+    head = torch.nn.Linear(x.shape[1], classes)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2, weight_decay=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head((x - mean) / std), y).backward()
+        optimizer.step()
+    return lambda f: head((torch.from_numpy(f) - mean) / std).detach().numpy()
+
+
+def test_linear_head_equals_pytorch():
+    s = support(60)
+    fitted = heads.fit_all([s], 4, HeadConfig())
+    test = support(200, seed=1).features
+    logits = test @ fitted.weight[0].T + fitted.bias[0]
+    np.testing.assert_allclose(logits, torch_head(s.features, s.labels, 4)(test), atol=2e-3, rtol=2e-3)
+
+
+def test_sets_of_different_sizes_fitted_together_equal_each_alone():
+    sets = [support(n, seed=n) for n in (5, 300, 40, 280, 7)]
+    config = HeadConfig(num_steps=40)
+    together = heads.fit_all(sets, 4, config)
+    for i, one in enumerate(sets):
+        alone = heads.fit_all([one], 4, config)
+        np.testing.assert_allclose(together.weight[i], alone.weight[0], atol=1e-5)
+        np.testing.assert_allclose(together.bias[i], alone.bias[0], atol=1e-4)
+    split = heads.fit_all(sets, 4, config, max_elements=2 * 384 * 24)
+    np.testing.assert_allclose(split.weight, together.weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "prototype", "prototype_linear"])
+def test_every_head_learns_separable_classes(kind):
+    test = support(400, seed=5)
+    fitted = heads.fit_all([support(80)], 4, HeadConfig(kind=kind))
+    assert (heads.predict(fitted, test.features, chunk=150)[0] == test.labels).mean() > 0.9
+
+
+def test_prototype_head_is_the_nearest_class_mean_of_standardised_features():
+    s, test = support(30), support(50, seed=2).features
+    mean, std = s.features.mean(0), s.features.std(0, ddof=1) + 1e-5
+    centres = np.stack([((s.features - mean) / std)[s.labels == c].mean(0) for c in range(4)])
+    distance = np.square(((test - mean) / std)[:, None] - centres).sum(-1)
+    fitted = heads.fit_all([s], 4, HeadConfig(kind="prototype"))
+    np.testing.assert_array_equal(heads.predict(fitted, test)[0], distance.argmin(1))
+
+
+@pytest.mark.parametrize("kind", ["prototype", "prototype_linear", "linear"])
+def test_a_class_without_a_word_is_not_predicted(kind):
+    fitted = heads.fit_all([support(60)], 6, HeadConfig(kind=kind))
+    assert heads.predict(fitted, support(200, seed=3).features).max() < 4
+
+
+def test_balanced_weights_raise_the_recall_of_a_rare_class():
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 95 + [1] * 5, np.int32)
+    features = (rng.normal(size=(100, 8)) + labels[:, None]).astype(np.float32)
+    test = (rng.normal(size=(500, 8)) + 1).astype(np.float32)
+    plain = HeadConfig(weight_decay=0.5, num_steps=30)
+    balanced = dataclasses.replace(plain, class_weight="balanced")
+    recall = [heads.predict(heads.fit_all([Support(features, labels)], 2, c), test).mean() for c in (plain, balanced)]
+    assert recall[1] > recall[0]
