@@ -6,12 +6,14 @@ Precedence, lowest first: field defaults, the recipe, the --config file, the com
 import dataclasses
 import difflib
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -31,18 +33,21 @@ class Strs(tuple[str, ...]):
 
 
 def _to_ints(value: Any) -> Ints:
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    elif isinstance(value, int):
-        value = [value]
-    if any(isinstance(v, (bool, float)) for v in value):
-        raise ValueError(f"expected comma-separated integers, got {value!r}")
-    return Ints(int(v) for v in value)
+    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    parts = [parts] if isinstance(parts, int) else parts
+    try:
+        if any(isinstance(part, (bool, float)) for part in parts):
+            raise ValueError
+        return Ints(int(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected comma-separated integers, got {value!r}") from None
 
 
 def _to_strs(value: Any) -> Strs:
     if isinstance(value, str):
         value = json.loads(value) if value.startswith("[") else [value]
+    if not isinstance(value, (list, tuple)) or any(isinstance(v, (dict, list)) for v in value):
+        raise ValueError(f"expected a list of texts, got {value!r}")
     return Strs(str(v) for v in value)
 
 
@@ -54,20 +59,54 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class _Parser(jsonargparse.ArgumentParser):
     """Errors are one line on standard error and exit status 2."""
 
+    places: Mapping[str, str] = {}  # dotted key -> the file and line that set it
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         del ex
-        text = re.sub(r"\s+", " ", message.replace("<class '", "").replace("'>", "")).strip()
-        text = re.sub(r'^Parser key "([^"]*)": ', r"\1: ", text)
-        unknown = re.search(r"(?:unrecognized arguments: --|Option ')([\w.]+)", text)
-        if unknown:
-            close = difflib.get_close_matches(unknown[1], _keys(self), n=1, cutoff=0.6)
-            text += f" (did you mean {close[0]}?)" if close else ""
-        sys.stderr.write(f"{self.prog}: error: {text}\n")
+        text = _plain(message)
+        key = text.split(":")[0]
+        where = f"{self.places[key]}: " if key in self.places else ""
+        sys.stderr.write(f"{self.prog}: error: {where}{text}\n")
         sys.exit(InputError.exit_status)
 
 
-def _keys(parser: jsonargparse.ArgumentParser) -> list[str]:
-    return [action.dest for action in parser._actions]  # argparse offers no public list of its options
+def _plain(message: str) -> str:
+    """jsonargparse's message in one line and in the words of a person who does not know Python's types."""
+    text = re.sub(r"<class '(\w+)'>", r"\1", re.sub(r"\s+", " ", message)).strip()
+    text = re.sub(r'^Parser key "([^"]*)": ', r"\1: ", text)
+    text = re.sub(r"Not of type \w+: ", "", text)
+    several = r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)"
+    union = re.match(rf"([\w.]+: ){several}", text)
+    single = re.match(r"([\w.]+: )Expected a (.*)\. Got value: (.*)", text)
+    found = union or single
+    if found:
+        kinds = re.sub(r"typing\.Literal\[([^\]]*)\]", r"\1", found[2]).replace("NoneType", "null")
+        for name, word in (("int", "an integer"), ("float", "a number"), ("bool", "true or false"), ("str", "a text")):
+            kinds = re.sub(rf"\b{name}\b", word, kinds)
+        text = f"{found[1]}expected {re.sub(r', (?=[^,]*$)', ' or ', kinds)}, got {found[3]}"
+    return text
+
+
+def _keys(config_class: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> type, of every option and of every group of options (a dataclass)."""
+    keys: dict[str, Any] = {}
+    for name, kind in get_type_hints(config_class).items():
+        keys[prefix + name] = kind
+        if dataclasses.is_dataclass(kind):
+            keys |= _keys(kind, f"{prefix}{name}.")
+    return keys
+
+
+def _hint(key: str, keys: Iterable[str]) -> str:
+    """The name that was probably meant: one beside it, or the same name in another group; else all names beside it."""
+    group, _, name = key.rpartition(".")
+    beside = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == group}
+    elsewhere = {k.rpartition(".")[2]: k for k in keys}
+    for names in (beside, elsewhere):
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+        if close:
+            return f"did you mean {names[close[0]]}?"
+    return f"there are {', '.join(beside.values())}" if group and beside else "--help lists them"
 
 
 def config_path(name: str) -> Path:
@@ -82,48 +121,76 @@ def config_path(name: str) -> Path:
     raise InputError(f"--config {name}: no such file, and no packaged config of that name")
 
 
-def _normalise(argv: Sequence[str], many: set[str]) -> list[str]:
-    """--config goes first, so that the command line always wins; several values after one flag become one JSON list."""
-    configs: list[str] = []
-    rest: list[str] = []
+def _read_config(path: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+    """(recipe that the file names or None, dotted key -> file and line). Raises InputError for what the file may not hold."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    places: dict[str, str] = {}
+    recipe = None
+
+    def walk(node: Any, prefix: str) -> None:
+        nonlocal recipe
+        place = f"{path}, line {node.start_mark.line + 1}" if node is not None else str(path)
+        if not isinstance(node, yaml.MappingNode):
+            raise InputError(f"{place}: {prefix.rstrip('.') or 'a config'} has to be a mapping (key: value)")
+        for key_node, value in node.value:
+            key = prefix + str(key_node.value)
+            place = f"{path}, line {key_node.start_mark.line + 1}"
+            if key not in keys:
+                raise InputError(f"{place}: there is no option {key} ({_hint(key, keys)})")
+            if key in places:
+                raise InputError(f"{place}: {key} is set twice")
+            places[key] = place
+            if dataclasses.is_dataclass(keys[key]):
+                walk(value, f"{key}.")
+            if key == "recipe" and isinstance(value, yaml.ScalarNode):
+                recipe = value.value
+
+    walk(root, "")
+    return recipe, places
+
+
+def _normalise(argv: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str], list[Path]]:
+    """The words for jsonargparse and the config files. Every option is `--key=value`: a lone switch becomes true, several
+    values after one flag (or after the same flag again) one JSON list, `--layers -1,-4` one word. Raises InputError."""
+    configs: list[Path] = []
+    words: list[str] = []
+    lists: dict[str, list[str]] = {}
+    open_groups = tuple(f"{key}." for key, kind in keys.items() if get_origin(kind) is dict)
     i = 0
     while i < len(argv):
         word, i = argv[i], i + 1
-        flag, _, value = word.partition("=")
-        if flag == "--config":
-            if "=" not in word:
-                if i == len(argv):
-                    raise InputError("--config needs a file or the name of a packaged config")
-                value, i = argv[i], i + 1
-            configs.append(f"--config={config_path(value)}")
-        elif flag.removeprefix("--") in many and flag.startswith("--"):
-            values = [value] if "=" in word else []
-            while i < len(argv) and not argv[i].startswith("--"):
-                values, i = [*values, argv[i]], i + 1
-            rest.append(f"{flag}={json.dumps(values, ensure_ascii=False)}")
+        flag, equals, value = word.partition("=")
+        key = flag[2:]
+        if flag in ("-h", "--help", "--print_config"):
+            words.append(word)
+            continue
+        if not flag.startswith("--") or not key:
+            raise InputError(f"{word}: not an option, and no option before it takes it")
+        if key != "config" and key not in keys and not key.startswith(open_groups):
+            raise InputError(f"there is no option {flag} ({_hint(key, keys)})")
+        values = [value] if equals else []
+        most = sys.maxsize if keys.get(key) is Strs else 1
+        while i < len(argv) and len(values) < most and (not argv[i].startswith("-") or re.match(r"-[\d.]", argv[i])):
+            values, i = [*values, argv[i]], i + 1
+        if not values and keys.get(key) is bool:
+            values = ["true"]
+        if not values:
+            raise InputError(f"{flag} needs a value")
+        if key == "config":
+            configs.append(config_path(values[0]))
+        elif most > 1:
+            lists[flag] = [*lists.get(flag, []), *values]
         else:
-            rest.append(word)
-    return configs + rest
-
-
-def _recipe_of(argv: Sequence[str], default: str) -> str:
-    """The recipe that the command line or else the config file names."""
-    recipe = default
-    for word in argv:
-        if word.startswith("--config="):
-            try:
-                with open(word.removeprefix("--config="), encoding="utf8") as file:
-                    loaded = yaml.safe_load(file)
-            except (OSError, yaml.YAMLError, UnicodeDecodeError):
-                continue  # the parser reports it
-            if isinstance(loaded, dict):
-                recipe = loaded.get("recipe", recipe)
-    for i, word in enumerate(argv):
-        if word == "--recipe" and i + 1 < len(argv):
-            recipe = argv[i + 1]
-        elif word.startswith("--recipe="):
-            recipe = word.removeprefix("--recipe=")
-    return recipe
+            words.append(f"{flag}={values[0]}")
+    words += [f"{flag}={json.dumps(values, ensure_ascii=False)}" for flag, values in lists.items()]
+    return words, configs
 
 
 def parse(
@@ -142,23 +209,36 @@ def parse(
     parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip())
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config (demo/train)")
     parser.add_class_arguments(config_class, None)
+    keys = _keys(config_class)
+    places: dict[str, str] = {}
+    chosen = parser.get_defaults().recipe if recipes is not None else None
     try:
-        many = {f.name for f in dataclasses.fields(config_class) if f.type in (Strs, "Strs")}  # type: ignore[arg-type]
-        words = _normalise(sys.argv[1:] if argv is None else argv, many)
+        words, configs = _normalise(sys.argv[1:] if argv is None else argv, keys)
+        for path in configs:
+            recipe, new = _read_config(path, keys)
+            chosen = recipe if recipe is not None else chosen
+            places |= new
     except InputError as error:
         parser.error(str(error))
+    given = {word.partition("=")[0].removeprefix("--"): word.partition("=")[2] for word in words}
+    parser.places = {key: place for key, place in places.items() if key not in given}
     if recipes is not None:
-        chosen = _recipe_of(words, parser.get_defaults().recipe)
-        if chosen not in recipes:
+        chosen = given.get("recipe", chosen)
+        if chosen not in list(recipes):
             parser.error(f"recipe: there is no recipe {chosen!r}; the recipes are {', '.join(recipes)}")
         parser.set_defaults(dict(recipes[chosen]))
-    given = [name for name in alternatives if any(word.split("=")[0] == f"--{name}" for word in words)]
-    if len(given) == 1:
+    given_alternatives = [name for name in alternatives if given.get(name, "null") != "null"]
+    if len(given_alternatives) == 1:
         words += [f"--{name}=null" for name in alternatives if name not in given]
-    namespace = parser.instantiate(parser.parse_args(words))
+    namespace = parser.instantiate(parser.parse_args([f"--config={path}" for path in configs] + words))
     if alternatives and sum(namespace[name] is not None for name in alternatives) != 1:
         parser.error(f"set exactly one of {' and '.join(alternatives)}")
-    return config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})  # type: ignore[arg-type]
+    config = config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})  # type: ignore[arg-type]
+    for key in keys:
+        value = attrgetter(key)(config)
+        if isinstance(value, float) and not math.isfinite(value):
+            parser.error(f"{key}: expected a finite number, got {value}")
+    return config
 
 
 def as_dict(config: Any) -> dict[str, Any]:
