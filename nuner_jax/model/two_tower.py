@@ -100,12 +100,11 @@ def partition(params: Params, is_trained: Any, path: tuple[str, ...] = ()) -> tu
     frozen: Params = {}
     for name, value in params.items():
         if isinstance(value, dict):
-            inner = partition(value, is_trained, (*path, name))
+            for side, part in zip((trained, frozen), partition(value, is_trained, (*path, name)), strict=True):
+                if part:
+                    side[name] = part
         else:
-            inner = (value, None) if is_trained((*path, name)) else (None, value)
-        for side, part in zip((trained, frozen), inner, strict=True):
-            if part is not None and part != {}:
-                side[name] = part
+            (trained if is_trained((*path, name)) else frozen)[name] = value
     return trained, frozen
 
 

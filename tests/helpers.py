@@ -1,0 +1,49 @@
+"""Small encoders and corpora that tests make for themselves."""
+
+import json
+
+import numpy as np
+
+ROBERTA = {
+    "model_type": "roberta",
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+}
+SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+TRAINING_TEXT = [
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa",
+    "a kind of person in the city eats food and a dish, then sees a movie",
+]
+
+
+def make_encoder(folder, *, layers=2, hidden=16, heads=2, mlp=32, positions=66, vocab_size=400, seed=0):
+    """A random RoBERTa as a Hugging Face folder with a byte-level BPE tokenizer; returns the folder."""
+    import jax
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaTokenizerFast
+
+    from nuner_jax.model.encoder import EncoderConfig, init_params
+    from nuner_jax.model.hf import save_encoder
+
+    folder.mkdir(parents=True, exist_ok=True)
+    bpe = ByteLevelBPETokenizer(add_prefix_space=True)
+    bpe.train_from_iterator(TRAINING_TEXT, vocab_size=vocab_size, min_frequency=1, special_tokens=SPECIALS, show_progress=False)
+    bpe.save_model(str(folder))
+    tokenizer = RobertaTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"), add_prefix_space=True)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": mlp}
+    config = EncoderConfig.from_hf({**ROBERTA, **sizes, "vocab_size": len(tokenizer), "max_position_embeddings": positions})
+    params = jax.tree.map(
+        lambda x: np.asarray(x) * 4, init_params(config, jax.random.key(seed))
+    )  # large enough to tell tokens apart
+    save_encoder(folder, config, params, {})
+    return folder
+
+
+def write_json_lines(path, rows):
+    """Writes rows as JSON lines; returns the path."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf8")
+    return path
