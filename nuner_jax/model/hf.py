@@ -172,6 +172,7 @@ def save_encoder(
         settings |= {key: source[key] for key in ("tokenizer_class",) if source.get(key)}
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf8")
     save_file(params_to_hf(config, params, carried), folder / "model.safetensors", {"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes files that only the owner reads
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
