@@ -46,7 +46,7 @@ def prototypes(z: jax.Array, onehot: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _fit(x: jax.Array, y: jax.Array, mask: jax.Array, num_classes: int, config: HeadConfig) -> tuple[jax.Array, jax.Array]:
     """One support set: x [N, D], y [N], mask [N] (0 for padding) -> weight [C, D], bias [C] for standardised features.
 
-    A class without a word can never win, and takes no part in the fit: its gradient would be rounding errors, which Adam blows up.
+    A class without a word can never win, and takes no part in the fit: its gradient is rounding errors, which Adam blows up.
     """
     onehot = jax.nn.one_hot(y, num_classes) * mask[:, None]
     absent = jnp.where(onehot.sum(0) > 0, 0.0, -1e9)
