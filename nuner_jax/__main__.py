@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     elif command == "--version":
         print(__version__)
     elif command in COMMANDS:
-        importlib.import_module(f"nuner_jax.{command}" + _main_of(command)).main(rest)
+        importlib.import_module(module_of(command)).main(rest)
     else:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
@@ -43,10 +43,10 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _main_of(command: str) -> str:
-    """`.__main__` where the command is a package."""
+def module_of(command: str) -> str:
+    """Where the command's `main` is: nuner_jax.train, nuner_jax.dataset.__main__."""
     spec = importlib.util.find_spec(f"nuner_jax.{command}")
-    return ".__main__" if spec is not None and spec.submodule_search_locations else ""
+    return f"nuner_jax.{command}" + (".__main__" if spec is not None and spec.submodule_search_locations else "")
 
 
 if __name__ == "__main__":
