@@ -118,8 +118,13 @@ def _is_word(text: str, i: int, outwards: int) -> bool:
         return char.isalnum()
     if not char.isalnum() and unicodedata.category(char)[0] != "M":
         return False
+    return not is_unspaced(char)
+
+
+def is_unspaced(char: str) -> bool:
+    """Whether a character is of a script that is written without blanks between words, or Hangul."""
     code = ord(char)
-    return not any(first <= code <= last for first, last in _UNSPACED)
+    return code >= 0xE00 and any(first <= code <= last for first, last in _UNSPACED)
 
 
 _PLAIN = str.maketrans(
