@@ -107,7 +107,7 @@ def test_gliner_json(tmp_path):
         sentences, notes = read(tmp_path / name, text)
         assert sentences[0].tags == ("B-paper", "I-paper", "I-paper", "B-y")
         assert notes == {"overlapping mention left out": 1}
-    with pytest.raises(InputError, match="line 1: words 0..4 are not inside"):
+    with pytest.raises(InputError, match=r"line 1: words 0\.\.4 are not inside"):
         read(tmp_path / "b.jsonl", json.dumps({**row, "ner": [[0, 4, "a"]]}))
     with pytest.raises(InputError, match='item 0: "tokenized_text"'):
         read(tmp_path / "b.json", "[{}]")

@@ -50,11 +50,8 @@ def probe(
         *supports, test = np.split(vectors, np.cumsum([part.offsets[-1] for part in parts])[:-1])
         sets = [heads.Support(x, word_types(part.codes)) for x, part in zip(supports, parts, strict=False)]
         fitted = heads.fit_all(sets, len(task.types) + 1, HeadConfig())
-        gold = task.test.codes
-        f1 = [
-            metrics.f1(metrics.token_counts(gold, _codes(types), len(task.types))).mean() for types in heads.predict(fitted, test)
-        ]
-        scores[f"probe/{task.name}"] = float(np.mean(f1))
+        counts = [metrics.token_counts(task.test.codes, _codes(p), len(task.types)) for p in heads.predict(fitted, test)]
+        scores[f"probe/{task.name}"] = float(np.mean([metrics.f1(c) for c in counts]))
     return {**scores, "probe/f1": float(np.mean(list(scores.values())))}
 
 
