@@ -154,6 +154,8 @@ class DataConfig:
     """TFDS data_dir that the dataset stage has written."""
     max_concepts: int = 0
     """Concepts of a batch that are encoded, a data shard; more are left out and counted. 0: sized from the data."""
+    concept_group: int = 256
+    """Concepts that are encoded at once; more of a batch are encoded group by group, in the memory of one."""
     num_threads: int = 2
     """Threads that read and assemble batches ahead of the step."""
 
@@ -172,6 +174,10 @@ class ModelConfig:
     """Initial scale of the cosine."""
     logit_bias: float = -5.0
     """Initial bias of the cosine."""
+    max_negatives: int = 0
+    """Concepts that a token is scored against, at most, where the batch spans several devices; 0: all of the global batch."""
+    logit_chunk: int = 1024
+    """Concepts whose logits are in memory at once."""
     dropout: float = 0.0
     """Dropout on hidden states of trained layers, in both encoders."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -101,10 +101,11 @@ def train(config: TrainConfig) -> None:
         num_steps=num_steps,
         seed=config.seed,
         num_shards=shards,
+        concept_group=config.data.concept_group,
         max_concepts=config.data.max_concepts,
     )
     encoder_config, encoder_params, _ = hf.load_encoder(config.init_from)
-    model = TwoTower.create(encoder_config, config.model, shards)
+    model = TwoTower.create(encoder_config, config.model, mesh)
     if data.manifest["row_length"] > encoder_config.max_length:
         raise InputError(
             f"rows of {data.manifest['row_length']} tokens, but {config.init_from} has {encoder_config.max_length} positions"

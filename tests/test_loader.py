@@ -126,7 +126,7 @@ def test_shards_are_parts_of_the_same_global_batch(corpus):
     data = PackedDataset(corpus.out)
     settings = {"batch_size": 4, "num_steps": 5, "seed": 1}
     whole = Batches(data, "train", **settings)[3]
-    capacity = ConceptCapacity(40, 8, 32)
+    capacity = ConceptCapacity(40, 16, 32)
     parts = [Batches(data, "train", **settings, num_shards=2, shards=range(i, i + 1), capacity=capacity)[3] for i in range(2)]
     for name in ("tokens", "segment_ids", "positions", "text_mask", "mentions"):
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nuner_jax.model.losses import contrastive_loss, first_occurrences, positives
+from nuner_jax.model.losses import contrastive_sums, first_occurrences, positives
 
 
 def example(seed=0, B=3, T=7, M=4, C=6, D=5):
@@ -40,24 +40,40 @@ def by_definition(text, text_mask, mentions, concepts, concept_ids, scale, bias)
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_equals_its_definition(seed):
     batch = example(seed)
-    loss, metrics = contrastive_loss(**batch)
-    np.testing.assert_allclose(loss, by_definition(**batch), rtol=1e-5)
-    assert metrics["tokens"] == batch["text_mask"].sum()
+    sums = contrastive_sums(**batch)
+    np.testing.assert_allclose(sums["loss"] / sums["tokens"], by_definition(**batch), rtol=1e-5)
+    assert sums["tokens"] == batch["text_mask"].sum()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 6, 100])
+def test_chunked_equals_unchunked_with_gradients(chunk):
+    batch = example()
+
+    def loss(arrays, chunk):
+        return contrastive_sums(**batch | arrays, chunk=chunk)["loss"]
+
+    arrays = {name: batch[name] for name in ("text", "concepts", "scale", "bias")}
+    whole, whole_grads = jax.value_and_grad(loss)(arrays, 0)
+    parts, parts_grads = jax.value_and_grad(loss)(arrays, chunk)
+    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+    for name in arrays:
+        np.testing.assert_allclose(parts_grads[name], whole_grads[name], rtol=1e-5, atol=1e-6)
 
 
 def test_empty_slots_and_repeated_concepts_change_nothing():
     batch = example()
-    loss, metrics = contrastive_loss(**batch)
+    sums = contrastive_sums(**batch)
     concepts = np.concatenate([batch["concepts"], batch["concepts"][2:4], np.full((3, 5), 9.0, np.float32)])
     ids = np.concatenate([batch["concept_ids"], [2, 3, -1, -1, -1]]).astype(np.int32)
-    padded, padded_metrics = contrastive_loss(**batch | {"concepts": concepts, "concept_ids": ids})
-    np.testing.assert_allclose(padded, loss, rtol=1e-6)
-    assert padded_metrics["concepts"] == metrics["concepts"] == 6
+    padded = contrastive_sums(**batch | {"concepts": concepts, "concept_ids": ids})
+    for name, value in sums.items():
+        np.testing.assert_allclose(padded[name], value, rtol=1e-6)
+    assert padded["pairs"] == 6 * padded["tokens"]
 
 
 def test_masked_tokens_have_no_gradient():
     batch = example()
-    grad = jax.grad(lambda text: contrastive_loss(**batch | {"text": text})[0])(batch["text"])
+    grad = jax.grad(lambda text: contrastive_sums(**batch | {"text": text})["loss"])(batch["text"])
     assert np.all(np.asarray(grad)[~batch["text_mask"]] == 0)
     assert np.all(np.abs(np.asarray(grad)[batch["text_mask"]]).sum(-1) > 0)
 

@@ -20,6 +20,7 @@ from nuner_jax.errors import InputError
 Batch = dict[str, np.ndarray]
 CAPACITY_PROBES = 64  # batches looked at to size the concept arrays
 CAPACITY_MARGIN = 1.05
+CONCEPT_ROW_LENGTH = 32
 
 
 class PackedDataset:
@@ -34,6 +35,7 @@ class PackedDataset:
             raise InputError(f"{data_dir}: no data set here (expected {self.folder / 'manifest.json'})") from None
         except ValueError as error:
             raise InputError(f"{self.folder / 'manifest.json'}: not valid JSON ({error})") from None
+        self._readers: dict[str, records.RowReader] = {}
         if self.manifest.get("format") != 1:
             raise InputError(f"{self.folder}: data set format {self.manifest.get('format')}, this version reads format 1")
 
@@ -46,36 +48,28 @@ class PackedDataset:
         """Rows of a split; 0 if there is no such split."""
         return self.manifest["rows"].get(split, 0)
 
-    def open(self, split: str) -> "grain.sources.ArrayRecordDataSource":
-        """Random access to the serialised rows of a split. Raises InputError if a shard is missing or cut."""
-        paths = sorted(str(path) for path in self.folder.glob(f"{records.NAME}-{split}.array_record-*"))
-        try:
-            source = grain.sources.ArrayRecordDataSource(paths)
-            found = len(source)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{self.folder}: split {split} cannot be read ({str(error).splitlines()[0]})") from None
-        if found != self.num_rows(split):
-            raise InputError(f"{self.folder}: split {split} has {found} rows, its manifest says {self.num_rows(split)}")
-        return source
+    def open(self, split: str) -> records.RowReader:
+        """Random access to the rows of a split. Raises InputError if a shard is missing or cut."""
+        reader = records.RowReader(self.folder, split)
+        if len(reader) != self.num_rows(split):
+            raise InputError(f"{self.folder}: split {split} has {len(reader)} rows, its manifest says {self.num_rows(split)}")
+        return reader
 
     def rows(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The rows at `indices`, stacked (records.deserialize)."""
-        return records.deserialize(self._sources(split).__getitems__([int(i) for i in indices]))
-
-    def _sources(self, split: str) -> Any:
-        cache = self.__dict__.setdefault("_opened", {})
-        if split not in cache:
-            cache[split] = self.open(split)
-        return cache[split]
+        if split not in self._readers:
+            self._readers[split] = self.open(split)
+        return records.deserialize(self._readers[split].read(np.asarray(indices)))
 
 
 @dataclass(frozen=True)
 class ConceptCapacity:
-    """Fixed shapes for the concepts of one shard of the batch: `concepts` slots, packed in `rows` of `row_length` tokens."""
+    """Fixed shapes for the concepts of one shard of the batch: `groups` of `concepts` slots, each packed in `rows` rows."""
 
     concepts: int
     rows: int
     row_length: int
+    groups: int = 1
 
 
 def shuffled(num_rows: int, seed: int, first: int, count: int) -> np.ndarray:
@@ -97,31 +91,46 @@ class ConceptTokens:
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
         self.flat = np.array([token for concept in table for token in concept.tokens], np.int32)
 
-    def pack(self, ids: np.ndarray, capacity: ConceptCapacity) -> Batch:
-        """Concepts packed into rows: as many of `ids` (in order) as the capacity holds.
+    def pack(self, ids: np.ndarray, capacity: ConceptCapacity) -> tuple[Batch, int]:
+        """Concepts packed into rows, and how many of `ids` found no place.
 
-        concept_ids [C] (-1: empty slot); concept_tokens, concept_segment_ids, concept_positions, concept_slots [R, T] int32, where
-        a token's slot is the index of its concept in concept_ids and C for padding.
+        concept_ids [K * C] (-1: empty slot); concept_tokens, concept_segment_ids, concept_positions, concept_slots [K, R, T] int32:
+        a token's slot is the index of its concept among the C of its group, and C for padding.
         """
-        C, R, T = capacity.concepts, capacity.rows, capacity.row_length
-        batch = {name: np.zeros((R, T), np.int32) for name in ("concept_tokens", "concept_segment_ids", "concept_positions")}
-        batch["concept_slots"] = np.full((R, T), C, np.int32)
-        batch["concept_ids"] = np.full(C, -1, np.int32)
-        ids = ids[:C]
-        lengths = self.lengths[ids].tolist()
-        slot = 0
-        for r, row in enumerate(pack(lengths, [0] * len(ids), T, 0)[:R]):
-            start = 0
-            for segment, item in enumerate(row, start=1):
-                length, first = lengths[item], self.starts[ids[item]]
-                span = slice(start, start + length)
-                batch["concept_tokens"][r, span] = self.flat[first : first + length]
-                batch["concept_segment_ids"][r, span] = segment
-                batch["concept_positions"][r, span] = np.arange(length)
-                batch["concept_slots"][r, span] = slot
-                batch["concept_ids"][slot] = ids[item]
-                start, slot = start + length, slot + 1
-        return batch
+        K, C, R, T = capacity.groups, capacity.concepts, capacity.rows, capacity.row_length
+        batch = {name: np.zeros((K, R, T), np.int32) for name in ("concept_tokens", "concept_segment_ids", "concept_positions")}
+        batch["concept_slots"] = np.full((K, R, T), C, np.int32)
+        batch["concept_ids"] = np.full(K * C, -1, np.int32)
+        placed = 0
+        for k in range(K):
+            members = ids[k::K][:C]
+            lengths = self.lengths[members].tolist()
+            slot = 0
+            for r, row in enumerate(pack(lengths, [0] * len(members), T, 0)[:R]):
+                start = 0
+                for segment, item in enumerate(row, start=1):
+                    length, first = lengths[item], self.starts[members[item]]
+                    span = slice(start, start + length)
+                    batch["concept_tokens"][k, r, span] = self.flat[first : first + length]
+                    batch["concept_segment_ids"][k, r, span] = segment
+                    batch["concept_positions"][k, r, span] = np.arange(length)
+                    batch["concept_slots"][k, r, span] = slot
+                    batch["concept_ids"][k * C + slot] = members[item]
+                    start, slot = start + length, slot + 1
+            placed += slot
+        return batch, len(ids) - placed
+
+    def capacity(self, samples: Sequence[np.ndarray], group: int, limit: int) -> ConceptCapacity:
+        """What holds each of the samples of concept ids, with a margin, in groups of at most `group`, `limit` (0: none) in all."""
+        longest = int(self.lengths.max(initial=1))
+        row_length = max(CONCEPT_ROW_LENGTH, longest)
+        most = -(-int(max((len(ids) for ids in samples), default=1) * CAPACITY_MARGIN + 1) // 8) * 8
+        most = min(most, limit or most)
+        groups = -(-most // group)
+        concepts_per_group = -(-most // groups)
+        lengths = [self.lengths[ids[: limit or None][k::groups]].tolist() for ids in samples for k in range(groups)]
+        rows = max((len(pack(n, [0] * len(n), row_length, 0)) for n in lengths), default=1)
+        return ConceptCapacity(concepts_per_group, max(1, int(np.ceil(rows * CAPACITY_MARGIN))), row_length, groups)
 
 
 def concept_ids_of(mentions: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -141,13 +150,14 @@ class Batches:
         batch_size: int,
         num_steps: int,
         seed: int,
+        concept_group: int = 256,
         max_concepts: int = 0,
         capacity: ConceptCapacity | None = None,
         num_shards: int = 1,
         shards: range | None = None,
     ):
-        """`shards` of the `num_shards` equal parts of each batch are read; without capacity it is sized from the data, up to
-        max_concepts (0: no limit) a shard.
+        """`shards` of the `num_shards` equal parts of each batch are read. Without capacity it is sized from the data, up to
+        max_concepts (0: no limit) a shard, in groups of concept_group.
 
         Raises InputError if batch_size is not divisible by num_shards, or the split is empty.
         """
@@ -161,7 +171,8 @@ class Batches:
         self.num_rows = data.num_rows(split)
         self.special = np.array(data.manifest["special_token_ids"], np.int32)
         self.concept_tokens = ConceptTokens(data.concepts)
-        self.capacity = capacity or self.measured_capacity(max_concepts)
+        self.capacity = capacity or self.concept_tokens.capacity(self.sampled_concepts(), concept_group, max_concepts)
+        self.left_out = 0  # concepts that found no place so far
 
     def __len__(self) -> int:
         return self.num_steps
@@ -181,7 +192,8 @@ class Batches:
         """The part of a batch made of these rows, with the concepts of its own mentions."""
         rows = self.data.rows(self.split, indices)
         ids = concept_ids_of(rows["mentions"], rows["num_mentions"])
-        batch = self.concept_tokens.pack(ids, self.capacity)
+        batch, left_out = self.concept_tokens.pack(ids, self.capacity)
+        self.left_out += left_out
         real = np.arange(rows["mentions"].shape[1]) < rows["num_mentions"][:, None]
         rows["mentions"][..., 2] = np.where(real, rows["mentions"][..., 2], -1)
         batch["mentions"] = rows["mentions"]
@@ -201,20 +213,11 @@ class Batches:
         copy.__dict__ = self.__dict__ | {"split": split, "num_steps": steps, "num_rows": rows, "seed": 0}
         return copy
 
-    def measured_capacity(self, max_concepts: int) -> ConceptCapacity:
-        """A capacity that the batches of this run (a sample of them) do not exceed, with a margin, rounded up to 8 concepts."""
-        longest = int(self.concept_tokens.lengths.max(initial=1))
-        row_length = min(max(32, longest), 64) if longest <= 64 else longest
-        most, most_rows = 1, 1
-        for step in np.unique(np.linspace(0, self.num_steps - 1, CAPACITY_PROBES).astype(int)):
-            order = self.order(int(step))[: self.rows_per_shard]
-            rows = self.data.rows(self.split, order)
-            ids = concept_ids_of(rows["mentions"], rows["num_mentions"])[: max_concepts or None]
-            lengths = self.concept_tokens.lengths[ids].tolist()
-            most = max(most, len(ids))
-            most_rows = max(most_rows, len(pack(lengths, [0] * len(ids), row_length, 0)))
-        slots = -(-int(most * CAPACITY_MARGIN) // 8) * 8
-        return ConceptCapacity(min(slots, max_concepts or slots), int(np.ceil(most_rows * CAPACITY_MARGIN)), row_length)
+    def sampled_concepts(self) -> list[np.ndarray]:
+        """The concept ids of a sample of this run's batches (their first shard)."""
+        steps = np.unique(np.linspace(0, self.num_steps - 1, CAPACITY_PROBES).astype(int))
+        rows = [self.data.rows(self.split, self.order(int(step))[: self.rows_per_shard]) for step in steps]
+        return [concept_ids_of(row["mentions"], row["num_mentions"]) for row in rows]
 
 
 def prefetched(batches: Batches, first_step: int, num_threads: int = 2, buffer: int = 8) -> Any:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nuner_jax.errors import InputError
+
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
@@ -91,3 +93,33 @@ def write_metadata(folder: Path, row_length: int, mentions_per_row: int, shards:
         check_data=False,
         description="Packed, tokenised sentences with concept mentions, for NuNER pre-training.",
     )
+
+
+class RowReader:
+    """Random access to the serialised rows of a split, over all its shards; may be read from several threads."""
+
+    def __init__(self, folder: Path, split: str):
+        """Raises InputError that names a shard that cannot be read."""
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        self.readers = []
+        for path in sorted(folder.glob(f"{NAME}-{split}.array_record-*")):
+            try:
+                self.readers.append(ArrayRecordReader(str(path), "readahead_buffer_size:0"))
+            except (OSError, ValueError, RuntimeError) as error:
+                raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        self.starts = np.cumsum([0] + [reader.num_records() for reader in self.readers])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        """The rows at `indices`, in their order."""
+        shard_of = np.searchsorted(self.starts, indices, side="right") - 1
+        rows: list[bytes] = [b""] * len(indices)
+        for shard in np.unique(shard_of):
+            members = np.nonzero(shard_of == shard)[0]
+            found = self.readers[shard].read((indices[members] - self.starts[shard]).tolist())
+            for i, row in zip(members, found, strict=True):
+                rows[i] = row
+        return rows

@@ -3,10 +3,12 @@
 Shapes: B rows, T tokens, D width, M mentions, C concepts. Everything is summed in float32.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
-Metrics = dict[str, jax.Array]
+Sums = dict[str, jax.Array]
 
 
 def positives(mentions: jax.Array, concept_ids: jax.Array, num_tokens: int) -> jax.Array:
@@ -29,7 +31,7 @@ def first_occurrences(ids: jax.Array) -> jax.Array:
     return jnp.zeros_like(new).at[order].set(new) & (ids >= 0)
 
 
-def contrastive_loss(
+def contrastive_sums(
     text: jax.Array,
     text_mask: jax.Array,
     mentions: jax.Array,
@@ -37,22 +39,40 @@ def contrastive_loss(
     concept_ids: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
-) -> tuple[jax.Array, Metrics]:
-    """Sigmoid cross-entropy over every (token, concept) of the batch, summed over concepts, averaged over tokens.
+    *,
+    chunk: int = 0,
+) -> Sums:
+    """Sigmoid cross-entropy over (token, concept) pairs, summed: {"loss", "tokens", "positives", "pairs"}, all scalars.
 
-    logit = scale * <text, concept> + bias. text [B, T, D], text_mask [B, T] (True: counts), concepts [C, D]; a concept that stands in
-    several slots counts once. Dot product: scale 1, bias 0 (the paper); cosine: unit vectors, scale and bias learned.
+    logit = scale * <text, concept> + bias; text [B, T, D], text_mask [B, T] (True: counts), concepts [C, D]. A concept that stands in
+    several slots counts once. Dot product: scale 1, bias 0 (the paper); cosine: unit vectors, scale and bias learned. Logits are
+    made and, backwards, remade for `chunk` concepts at a time (0: all at once), so that memory does not grow with tokens x concepts.
     """
-    keep = first_occurrences(concept_ids)
+    one_chunk = jax.checkpoint(partial(_chunk_sums, text, text_mask, mentions, scale, bias)) if chunk else None
+    C, keep = concepts.shape[0], first_occurrences(concept_ids)
+    if one_chunk is None or C <= chunk:
+        sums = _chunk_sums(text, text_mask, mentions, scale, bias, (concepts, concept_ids, keep))
+    else:
+        padding = -C % chunk
+        padded = [jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for x in (concepts, concept_ids, keep)]
+        chunks = tuple(x.reshape(-1, chunk, *x.shape[1:]) for x in padded)
+        zero = {name: jnp.float32(0) for name in ("loss", "positives", "pairs")}
+        zero = jax.tree.map(lambda z: z + 0 * text_mask.sum(), zero)  # varies over the mesh as the sums do
+        sums, _ = jax.lax.scan(lambda total, c: (jax.tree.map(jnp.add, total, one_chunk(c)), None), zero, chunks)
+    return sums | {"tokens": text_mask.sum().astype(jnp.float32)}
+
+
+def _chunk_sums(
+    text: jax.Array,
+    text_mask: jax.Array,
+    mentions: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    chunk: tuple[jax.Array, jax.Array, jax.Array],
+) -> Sums:
+    concepts, concept_ids, keep = chunk
     logits = jnp.einsum("btd,cd->btc", text, concepts, preferred_element_type=jnp.float32) * scale + bias
     target = positives(mentions, concept_ids, text.shape[1])
     weight = (text_mask[:, :, None] & keep).astype(jnp.float32)
     losses = jax.nn.softplus(logits) - jnp.where(target, logits, 0.0)
-    num_tokens = jnp.maximum(text_mask.sum(), 1).astype(jnp.float32)
-    num_positives = (weight * target).sum()
-    metrics = {
-        "tokens": num_tokens,
-        "concepts": keep.sum(),
-        "positive_rate": num_positives / jnp.maximum(weight.sum(), 1.0),
-    }
-    return (losses * weight).sum() / num_tokens, metrics
+    return {"loss": (losses * weight).sum(), "positives": (weight * target).sum(), "pairs": weight.sum()}

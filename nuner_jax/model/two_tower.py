@@ -1,19 +1,29 @@
-"""The text encoder and the concept encoder side by side, and the loss of a batch."""
+"""The text encoder and the concept encoder side by side, and the loss of a global batch.
 
+The batch comes in S equal shards, one a device (of the mesh axes data and fsdp), each with the concepts of its own rows. Every token is
+scored against the concepts of all shards, or of as many as the cap on negatives allows: those of its own shard and of the next ones.
+Rows are shuffled, so neighbours are a random sample, and the cost a device does not grow with the number of devices.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from nuner_jax.config import ModelConfig
 from nuner_jax.errors import InputError
 from nuner_jax.model import encoder
 from nuner_jax.model.encoder import EncoderConfig, Params
-from nuner_jax.model.losses import Metrics, contrastive_loss
+from nuner_jax.model.losses import Sums, contrastive_sums
 
 Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+SHARDED = ("data", "fsdp")  # mesh axes that split the batch
 
 
 @dataclass(frozen=True)
@@ -24,10 +34,10 @@ class TwoTower:
     config: ModelConfig
     freeze_text: int  # -1: nothing, 0: embeddings, N: and the bottom N layers
     freeze_concept: int
-    num_shards: int  # parts of the batch that have concepts of their own, one after another
+    mesh: Mesh
 
     @classmethod
-    def create(cls, encoder_config: EncoderConfig, config: ModelConfig, num_shards: int = 1) -> "TwoTower":
+    def create(cls, encoder_config: EncoderConfig, config: ModelConfig, mesh: Mesh) -> "TwoTower":
         """Raises InputError if more layers are to be frozen than there are."""
         graph, _ = encoder.structure(encoder_config, dtype=config.dtype, attention=config.attention, remat=config.remat)
         layers = encoder_config.num_hidden_layers
@@ -35,7 +45,12 @@ class TwoTower:
         for name, number in zip(("freeze_layers", "freeze_concept_layers"), frozen, strict=True):
             if not -1 <= number <= layers:
                 raise InputError(f"model.{name} {number} is not between -1 and the encoder's {layers} layers")
-        return cls(graph, config, frozen[0], frozen[1], num_shards)
+        return cls(graph, config, frozen[0], frozen[1], mesh)
+
+    @property
+    def num_shards(self) -> int:
+        """S, the parts of a batch."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def init(self, encoder_params: Params) -> Params:
         """Both towers from one encoder."""
@@ -58,34 +73,106 @@ class TwoTower:
         return int(path[2]) >= frozen  # ("text", "layers", "0", ...)
 
     def embed_text(self, params: Params, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """[B, T, D] vectors of tokens."""
+        """[B, T, D] vectors of tokens, of length 1 for the cosine."""
         tower = encoder.merge(self.graph, params["text"])
         inputs = (batch["tokens"], batch["segment_ids"], batch["positions"])
-        return tower(*inputs, freeze_layers=self.freeze_text, dropout_rate=self.config.dropout, dropout_key=key)[-1]
+        states = tower(*inputs, freeze_layers=self.freeze_text, dropout_rate=self.config.dropout, dropout_key=key)[-1]
+        return unit(states) if self.config.logit == "cosine" else states
 
     def embed_concepts(self, params: Params, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """[C, D] vectors of concepts: means over the tokens of each; zeros for an empty slot."""
-        tower = encoder.merge(self.graph, params["concept"])
-        inputs = (batch["concept_tokens"], batch["concept_segment_ids"], batch["concept_positions"])
-        states = tower(*inputs, freeze_layers=self.freeze_concept, dropout_rate=self.config.dropout, dropout_key=key)[-1]
-        S, D = self.num_shards, states.shape[-1]
-        slots = batch["concept_slots"].reshape(S, -1)  # slots are counted in each shard of the batch
-        C = batch["concept_ids"].shape[0] // S
-        member = (slots[:, None, :] == jnp.arange(C)[:, None]).astype(states.dtype)  # [S, C, R * T]
-        sums = jnp.einsum("sct,std->scd", member, states.reshape(S, -1, D))
-        return (sums / jnp.maximum(member.sum(-1, keepdims=True), 1)).reshape(S * C, D)
+        """[S, C, D] vectors of concepts, means over the tokens of each, of length 1 for the cosine; zeros for an empty slot.
+
+        A shard comes in K groups of rows with their own slots. Several are encoded one after another and rematerialised, so that the
+        memory of activations is one group's however many concepts there are.
+        """
+        names = ("concept_tokens", "concept_segment_ids", "concept_positions", "concept_slots")
+        K = batch["concept_tokens"].shape[0] // self.num_shards
+        C = batch["concept_ids"].shape[0] // (self.num_shards * K)  # slots a group
+        tower_params = params["concept"]
+
+        def encode(group: tuple[jax.Array, ...], key: jax.Array | None) -> jax.Array:
+            """[S, R, T] tokens -> [S, C, D]."""
+            S, R, T = group[0].shape
+            tower = encoder.merge(self.graph, tower_params)
+            tokens, segment_ids, positions = (x.reshape(S * R, T) for x in group[:3])
+            states = tower(
+                tokens,
+                segment_ids,
+                positions,
+                freeze_layers=self.freeze_concept,
+                dropout_rate=self.config.dropout,
+                dropout_key=key,
+            )[-1]
+            member = (group[3].reshape(S, 1, R * T) == jnp.arange(C)[:, None]).astype(states.dtype)  # [S, C, R * T]
+            sums = jnp.einsum("sct,std->scd", member, states.reshape(S, R * T, -1))
+            return sums / jnp.maximum(member.sum(-1, keepdims=True), 1)
+
+        groups = tuple(batch[name].reshape(self.num_shards, K, *batch[name].shape[1:]) for name in names)
+        if K == 1:
+            vectors = encode(tuple(x[:, 0] for x in groups), key)
+        else:
+            by_group = tuple(jnp.moveaxis(x, 1, 0) for x in groups)
+            keys = None if key is None else jax.random.split(key, K)
+            run = jax.checkpoint(lambda inputs: encode(*inputs))
+            vectors = jnp.moveaxis(jax.lax.map(run, (by_group, keys)), 0, 1)  # [S, K, C, D]
+        vectors = vectors.reshape(self.num_shards, K * C, -1)
+        return unit(vectors) if self.config.logit == "cosine" else vectors
 
     def loss(self, params: Params, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """The contrastive loss of a batch (dataset.loader.Batches); without key there is no dropout."""
+        """The contrastive loss of a batch (dataset.loader.Batches); without key there is no dropout.
+
+        Summed over concepts, averaged over text tokens of the global batch.
+        """
         text_key, concept_key = (None, None) if key is None else jax.random.split(key)
-        text = self.embed_text(params, batch, text_key)
-        concepts = self.embed_concepts(params, batch, concept_key)
-        if self.config.logit == "cosine":
-            text, concepts = unit(text), unit(concepts)
-        scale = jnp.exp(params["logit_scale"])
-        bias = params["logit_bias"]
-        loss, metrics = contrastive_loss(text, batch["text_mask"], batch["mentions"], concepts, batch["concept_ids"], scale, bias)
-        return loss, {"loss": loss, "logit_scale": scale, "logit_bias": bias, **metrics}
+        text = self.embed_text(params, batch, text_key)  # [B, T, D]
+        concepts = self.embed_concepts(params, batch, concept_key)  # [S, C, D]
+        ids = batch["concept_ids"].reshape(self.num_shards, -1)
+        scale, bias = jnp.exp(params["logit_scale"]), params["logit_bias"]
+        score = jax.shard_map(
+            self._local_sums, mesh=self.mesh, in_specs=(P(SHARDED),) * 5 + (P(), P()), out_specs=P(SHARDED), check_vma=False
+        )
+        parts = score(text, batch["text_mask"], batch["mentions"], concepts, ids, scale, bias)
+        sums = jax.tree.map(jnp.sum, parts)
+        loss = sums["loss"] / jnp.maximum(sums["tokens"], 1.0)
+        metrics = {
+            "loss": loss,
+            "tokens": sums["tokens"],
+            "concepts": sums["pairs"] / jnp.maximum(sums["tokens"], 1.0),
+            "positive_rate": sums["positives"] / jnp.maximum(sums["pairs"], 1.0),
+            "logit_scale": scale,
+            "logit_bias": bias,
+        }
+        return loss, metrics
+
+    def _local_sums(
+        self,
+        text: jax.Array,
+        text_mask: jax.Array,
+        mentions: jax.Array,
+        concepts: jax.Array,
+        ids: jax.Array,
+        scale: jax.Array,
+        bias: jax.Array,
+    ) -> Sums:
+        """One device's tokens against the concepts it sees; sums of shape [1], to be added up over the devices."""
+        gather = self._visible(ids.shape[1])
+        sums = contrastive_sums(
+            text, text_mask, mentions, gather(concepts[0]), gather(ids[0]), scale, bias, chunk=self.config.logit_chunk
+        )
+        return jax.tree.map(lambda x: x[None], sums)
+
+    def _visible(self, slots: int) -> Callable[[jax.Array], jax.Array]:
+        """A shard's [C, ...] -> those of the k shards that its tokens are scored against, [k * C, ...]; inside shard_map."""
+        S = self.num_shards
+        k = max(1, self.config.max_negatives // slots) if self.config.max_negatives else S
+        if k >= S:
+            return lambda x: jax.lax.all_gather(x, SHARDED, tiled=True)
+
+        def neighbours(x: jax.Array) -> jax.Array:
+            shifts = [[(source, (source - i) % S) for source in range(S)] for i in range(1, k)]
+            return jnp.concatenate([x, *(jax.lax.ppermute(x, SHARDED, shift) for shift in shifts)])
+
+        return neighbours
 
 
 def unit(x: jax.Array) -> jax.Array:
