@@ -1,11 +1,13 @@
 """Orbax checkpoints of a run: state, position in the data, clock. Half-written ones are never seen."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from nuner_jax.errors import InputError
 
@@ -13,8 +15,12 @@ from nuner_jax.errors import InputError
 class Checkpoints:
     """The checkpoints of one run directory, WORKDIR/checkpoints/<step>. Saving runs in the background until `wait`."""
 
-    def __init__(self, workdir: str | Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
+    def __init__(self, workdir: str | Path, keep: int, keep_every: int = 0):
+        """Keeps the newest `keep`, and for good those whose step is a multiple of `keep_every` (0: none)."""
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True, create=True
+        )
+        self.saved_at = time.monotonic()
         self.folder = Path(workdir).resolve() / "checkpoints"
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -26,6 +32,7 @@ class Checkpoints:
         """Starts to write `state` and `extra` (JSON-able) under `step`; a step that is there already is left alone."""
         if step == self.latest():
             return
+        self.saved_at = time.monotonic()
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
         self.manager.save(step, args=args, force=True)
 
@@ -37,6 +44,17 @@ class Checkpoints:
         except (ValueError, OSError, KeyError, TypeError, FileNotFoundError) as error:
             raise InputError(f"{self.folder / str(step)}: the checkpoint cannot be read ({_first_line(error)})") from None
         return restored["state"], restored["extra"]
+
+    def is_late(self, minutes: float) -> bool:
+        """Whether the last checkpoint is older than `minutes` (0: never), by the first process's clock."""
+        if not minutes:
+            return False
+        late = np.int32(time.monotonic() - self.saved_at > 60 * minutes)
+        return bool(multihost_utils.broadcast_one_to_all(late)) if jax.process_count() > 1 else bool(late)
+
+    def stopping(self, step: int) -> bool:
+        """Whether a signal or a preemption notice has come to any of several processes; all get the same answer at a step."""
+        return self.manager.reached_preemption(step)
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -61,7 +79,10 @@ def load_params(workdir: str | Path, step: int | None = None) -> tuple[int, dict
     try:
         with ocp.PyTreeCheckpointer() as reader:
             path = folder / str(chosen) / "state"
-            names = reader.metadata(path).item_metadata.tree["params"]
+            metadata = reader.metadata(path).item_metadata
+            if metadata is None:
+                raise ValueError("its metadata are missing")
+            names = metadata.tree["params"]
             like = {"params": jax.tree.map(lambda _: 0, names)}
             how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
             tree = reader.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=how, partial_restore=True))

@@ -27,7 +27,8 @@ STAGES = list(CLASSES)
 def status(main, words) -> int:
     with pytest.raises(SystemExit) as stopped:
         main(words)
-    return stopped.value.code or 0
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
 
 
 def main_of(stage: str):
@@ -298,6 +299,7 @@ def test_errors_end_a_command_with_one_line_and_their_status(error, code, capsys
 def test_a_closed_pipe_ends_a_command_quietly():
     code = "from nuner_jax import cli\ncli.run(lambda: [print('x' * 99) for _ in range(9999)] and None, 'toy')"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -1,0 +1,302 @@
+"""Bad input through the real commands: one clear line that names what is wrong and where, exit status 2, never a traceback."""
+
+import importlib
+import json
+import shutil
+import signal
+
+import pytest
+from helpers import make_encoder, write_json_lines
+
+from nuner_jax.__main__ import module_of
+
+GOOD = [
+    {"text": f"alpha {n} eats beta food", "mentions": [{"start": 0, "end": 5, "concept": f"kind {n % 5}"}]} for n in range(60)
+]
+BIO = "alpha\tB-name\neats\tO\n\nbeta\tB-name\nfood\tI-name\n\n"
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """The training loop takes over SIGINT and SIGTERM; the test run gets them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs `nuner_jax.<stage>` in this process; returns (exit status, standard error)."""
+
+    def run(stage: str, *words: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code: object = 0
+        try:
+            importlib.import_module(module_of(stage)).main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        assert isinstance(code, int)
+        return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Runs a command that must be refused; returns its one line."""
+
+    def run(stage: str, *words: object) -> str:
+        status, error = command(stage, *words)
+        assert status == 2, error
+        assert error.count("\n") == 1, error
+        assert error.startswith(f"nuner_jax.{stage}: error: ")
+        return error.removeprefix(f"nuner_jax.{stage}: error: ").rstrip("\n")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_encoder):
+    """A data set, a finished run of two steps, and a task, all tiny; treated as read-only."""
+    from nuner_jax.cli import Strs
+    from nuner_jax.config import DataConfig, DatasetConfig, TrainConfig
+    from nuner_jax.dataset.builder import build
+    from nuner_jax.train import train
+
+    folder = tmp_path_factory.mktemp("world")
+    text = write_json_lines(folder / "good.jsonl", GOOD)
+    dataset = DatasetConfig(input=Strs([str(text)]), out=str(folder / "data"), tokenizer=str(tiny_encoder), row_length=32)
+    build(dataset)
+    run = {"data": DataConfig(path=dataset.out), "init_from": str(tiny_encoder), "batch_size": 8, "num_train_steps": 2}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    train(TrainConfig(workdir=str(folder / "run"), **run))
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    (folder / "train.bio").write_text(BIO)
+    return folder
+
+
+# The dataset stage.
+
+
+def test_input_that_is_not_there(refused, tmp_path, tiny_encoder):
+    missing = tmp_path / "missing.jsonl"
+    words = ["--tokenizer", tiny_encoder, "--out", tmp_path, "--row_length", "32"]
+    assert refused("dataset", "--input", missing, *words).startswith(f"{missing}: ")
+    assert "--input" in refused("dataset", *words)
+    assert not (tmp_path / "nuner").exists()
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", '{"text": "", "mentions": []}\n'])
+def test_input_without_a_sentence(refused, tmp_path, tiny_encoder, text):
+    (tmp_path / "empty.jsonl").write_text(text)
+    words = ["--input", tmp_path / "empty.jsonl", "--tokenizer", tiny_encoder, "--out", tmp_path / "out", "--row_length", "32"]
+    message = refused("dataset", *words)
+    assert message.startswith(f"{tmp_path / 'empty.jsonl'}: no sentence")
+    assert not list(tmp_path.glob("out/nuner/1.0.0*/*.array_record*"))
+
+
+@pytest.mark.parametrize("broken", ['{"text": "a', '{"text": 3}', '{"mentions": []}', '"text"'])
+def test_a_broken_line_is_named_by_its_number(refused, tmp_path, tiny_encoder, broken):
+    path = write_json_lines(tmp_path / "broken.jsonl", GOOD[:9])
+    path.write_text(path.read_text() + broken + "\n")
+    words = ["--tokenizer", tiny_encoder, "--out", tmp_path / "out", "--row_length", "32"]
+    assert refused("dataset", "--input", path, *words).startswith(f"{path}, line 10: ")
+
+
+def test_a_failed_build_leaves_the_earlier_data_set(refused, tmp_path, tiny_encoder, world):
+    out = tmp_path / "data"
+    shutil.copytree(world / "data", out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    path = tmp_path / "broken.jsonl"
+    path.write_text("{")
+    refused("dataset", "--input", path, "--tokenizer", tiny_encoder, "--out", out, "--row_length", "32")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        (["--row_length", "4"], ["row_length 4"]),
+        (["--row_length", "4000"], ["row_length 4000", "66"]),
+        (["--mentions_per_row", "0"], ["mentions_per_row 0"]),
+        (["--validation_fraction", "1"], ["validation_fraction 1"]),
+        (["--tokenizer", "/no/such/folder"], ["/no/such/folder: no such folder"]),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_with_their_numbers(refused, world, tmp_path, tiny_encoder, words, numbers):
+    message = refused("dataset", "--input", world / "good.jsonl", "--tokenizer", tiny_encoder, "--out", tmp_path, *words)
+    assert all(number in message for number in numbers), message
+
+
+# The train stage.
+
+
+@pytest.fixture
+def training(world, tiny_encoder, tmp_path):
+    words = ["--data.path", world / "data", "--init_from", tiny_encoder, "--batch_size", "8", "--num_train_steps", "2"]
+    return [*words, "--workdir", tmp_path / "run"]
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_with_the_numbers(refused, training):
+    message = refused("train", *training, "--batch_size", "12")
+    assert "batch_size 12" in message
+    assert "8 data shards" in message
+
+
+def test_a_mesh_that_the_devices_do_not_fill_is_refused_with_the_numbers(refused, training):
+    message = refused("train", *training, "--mesh.data", "3")
+    assert "data 3" in message
+    assert "8 devices" in message
+
+
+def test_a_tokenizer_that_does_not_fit_the_data_set_is_refused_by_fingerprint(refused, training, tmp_path):
+    other = make_encoder(tmp_path / "other", vocab_size=300)
+    message = refused("train", *training, "--init_from", other)
+    assert str(other) in message
+    assert "fingerprint" in message
+
+
+@pytest.mark.parametrize("words", [["--num_train_steps", "0"], ["--num_epochs", "0"], ["--num_epochs=-1"], ["--batch_size", "0"]])
+def test_an_empty_run_is_refused(refused, training, words):
+    key, _, value = words[0].removeprefix("--").partition("=")
+    message = refused("train", *(training[:6] + training[8:] if "epochs" in key else training), *words)
+    assert key in message
+    assert (value or words[1]) in message
+
+
+def test_a_folder_that_holds_no_data_set_is_named(refused, training, tmp_path):
+    assert refused("train", *training, "--data.path", tmp_path).startswith(f"{tmp_path}: no data set")
+
+
+@pytest.mark.parametrize("damage", ["not JSON", '{"format": 99}', "{}"])
+def test_a_damaged_manifest_is_named(refused, training, world, tmp_path, damage):
+    shutil.copytree(world / "data", tmp_path / "data")
+    manifest = tmp_path / "data/nuner/1.0.0/manifest.json"
+    manifest.write_text(damage)
+    assert str(tmp_path / "data") in refused("train", *training, "--data.path", tmp_path / "data")
+
+
+def test_an_unreadable_shard_is_named(refused, training, world, tmp_path):
+    shutil.copytree(world / "data", tmp_path / "data")
+    shard = next((tmp_path / "data").rglob("*train*array_record*"))
+    shard.write_bytes(b"nothing")
+    message = refused("train", *training, "--data.path", tmp_path / "data")
+    assert message.startswith(str(tmp_path / "data"))
+    assert "train" in message
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_damaged_encoder_is_named(refused, training, tiny_encoder, tmp_path, file):
+    encoder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, encoder)
+    (encoder / file).write_text("{")
+    assert file in refused("train", *training, "--init_from", encoder)
+
+
+def test_a_resume_that_would_change_numbers_is_refused_by_name(refused, training, world, tmp_path):
+    shutil.copytree(world / "run", tmp_path / "run")
+    assert "batch_size 8, not 16" in refused("train", *training, "--batch_size", "16")
+    assert "optim.learning_rate 0.0003, not 0.1" in refused("train", *training, "--optim.learning_rate", "0.1")
+    assert "--extend" in refused("train", *training, "--num_train_steps", "4")
+
+
+def damage_checkpoints(folder):
+    for path in (folder / "checkpoints").rglob("*"):
+        if path.is_file() and "_CHECKPOINT_METADATA" not in path.name and "commit" not in path.name:
+            path.write_bytes(b"\0")
+
+
+def test_an_unreadable_checkpoint_is_named(refused, training, world, tmp_path):
+    shutil.copytree(world / "run", tmp_path / "run")
+    damage_checkpoints(tmp_path / "run")
+    message = refused("train", *training, "--num_train_steps", "4", "--extend")
+    assert message.startswith(f"{tmp_path / 'run/checkpoints/2'}: the checkpoint cannot be read")
+
+
+# The export stage.
+
+
+def test_export_names_a_run_that_is_missing_or_damaged(refused, world, tmp_path):
+    missing = tmp_path / "none"
+    assert refused("export", "--workdir", missing, "--out", tmp_path / "hf").startswith(str(missing))
+    assert "7" in refused("export", "--workdir", world / "run", "--step", "7", "--out", tmp_path / "hf")
+    shutil.copytree(world / "run", tmp_path / "run")
+    damage_checkpoints(tmp_path / "run")
+    assert "checkpoint cannot be read" in refused("export", "--workdir", tmp_path / "run", "--out", tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_export_does_not_write_over_what_it_did_not_write(refused, world, tmp_path):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "thesis.tex").write_text("years of work")
+    assert str(tmp_path / "hf") in refused("export", "--workdir", world / "run", "--out", tmp_path / "hf")
+    assert (tmp_path / "hf" / "thesis.tex").read_text() == "years of work"
+
+
+# The evaluate stage.
+
+
+@pytest.fixture
+def evaluation(world, tiny_encoder, tmp_path):
+    bio = world / "train.bio"
+    return [
+        "--encoders",
+        f"e={tiny_encoder}",
+        "--tasks",
+        f"t={bio},{bio}",
+        "--ks",
+        "1",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path / "out",
+    ]
+
+
+@pytest.mark.parametrize("line", ["beta", "beta\tI\tname", "beta\tX-name", "beta\tB-", "\tO"])
+def test_a_bio_file_with_a_bad_line_is_named_by_its_number(refused, evaluation, world, tmp_path, line):
+    bad = tmp_path / "bad.bio"
+    bad.write_text(f"alpha\tB-name\n\n{line}\n")
+    message = refused("evaluate", *evaluation[:2], "--tasks", f"t={world / 'train.bio'},{bad}", *evaluation[4:])
+    assert message.startswith(f"{bad}, line 3: "), message
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--tasks", "nowhere"], ["nowhere"]),
+        (["--tasks", "t=a.bio"], ["t=a.bio"]),
+        (["--tasks", "t=/no/train.bio,/no/test.bio"], ["/no/train.bio"]),
+        (["--encoders", "e=/no/encoder"], ["/no/encoder"]),
+        (["--ks", "0"], ["ks", "0"]),
+        (["--ks="], ["ks"]),
+        (["--seeds", "0"], ["seeds", "0"]),
+        (["--layers=-9"], ["-9"]),
+        (["--layers=5"], ["5"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_what_cannot_be_evaluated_is_named(refused, evaluation, words, names):
+    flag = words[0].partition("=")[0]
+    at = evaluation.index(flag) if flag in evaluation else len(evaluation)
+    message = refused("evaluate", *evaluation[:at], *evaluation[at + 2 :], *words)
+    assert all(name in message for name in names), message
+
+
+def test_an_empty_task_file_is_named(refused, evaluation, world, tmp_path):
+    (tmp_path / "empty.bio").write_text("\n\n")
+    task = f"t={tmp_path / 'empty.bio'},{world / 'train.bio'}"
+    assert "task t: its train file holds no sentence" in refused("evaluate", *evaluation[:2], "--tasks", task, *evaluation[4:])
+
+
+def test_the_world_of_these_tests_is_good(command, evaluation, training, world, tmp_path):
+    """So that no refusal above is for another reason than the one under test."""
+    words = ["--input", world / "good.jsonl", "--tokenizer", evaluation[1].partition("=")[2], "--out", tmp_path / "data"]
+    assert command("dataset", *words, "--row_length", "32") == (0, "")
+    shutil.copytree(world / "run", tmp_path / "run")
+    assert command("train", *training)[0] == 0
+    assert command("export", "--workdir", tmp_path / "run", "--out", tmp_path / "hf")[0] == 0
+    assert command("evaluate", *evaluation)[0] == 0
+    assert json.loads((tmp_path / "out/results.jsonl").read_text().splitlines()[0])["k"] == 1
