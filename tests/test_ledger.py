@@ -152,8 +152,7 @@ def test_a_second_answer_does_not_replace_the_first(path):
 def test_a_refused_request_is_not_asked_again_and_one_given_up_is(path):
     with Ledger(path) as ledger:
         scan(ledger, texts(2), TERMS)
-        ledger.refuse(1, "400 too long", final=True)
-        ledger.refuse(2, "500 again", final=False)
+        ledger.refuse([(1, "400 too long", True), (2, "500 again", False)])
         assert [r.id for r in pending(ledger)] == [2]
         assert ledger.errors() == [("pending", "500 again", 1), ("refused", "400 too long", 1)]
 

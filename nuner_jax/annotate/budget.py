@@ -21,6 +21,10 @@ class Price:
         """Dollars for a number of tokens."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
+    def times(self, share: float) -> "Price":
+        """A share of this price, as for batches."""
+        return Price(self.input * share, self.output * share)
+
 
 def price_of(model: str, price_in: float | None = None, price_out: float | None = None) -> Price | None:
     """The price as given, else the one that the offline table of genai-prices has for the model; None if it has none."""

@@ -218,5 +218,6 @@ class _LimitedStream(httpx2.AsyncByteStream):
 class _LimitedTransport(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await super().handle_async_request(request)
-        response.stream = _LimitedStream(response.stream)
+        if request.url.path.endswith("/chat/completions"):  # the result of a batch may well be larger
+            response.stream = _LimitedStream(response.stream)
         return response

@@ -117,19 +117,29 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             raise
 
-    def write(self, replies: Sequence[tuple[int, int, Reply]], verdicts: Sequence[tuple[int, str, bool]] = ()) -> None:
+    def write(
+        self,
+        replies: Sequence[tuple[int, int, Reply]],
+        verdicts: Sequence[tuple[int, str, bool]] = (),
+        note: tuple[str, str] | None = None,
+    ) -> None:
         """One durable transaction. Replies: (request, times sent, reply). Verdicts: (request, verdict, whether to ask again)."""
         with self._told():
             try:
-                self._write(replies, verdicts)
+                self._write(replies, verdicts, note)
             except sqlite3.OperationalError:
                 if not self._reserve.exists():
                     raise
                 self._reserve.unlink()
-                self._write(replies, verdicts)
+                self._write(replies, verdicts, note)
                 raise  # stored, but there is no room for more
 
-    def _write(self, replies: Sequence[tuple[int, int, Reply]], verdicts: Sequence[tuple[int, str, bool]]) -> None:
+    def _write(
+        self,
+        replies: Sequence[tuple[int, int, Reply]],
+        verdicts: Sequence[tuple[int, str, bool]],
+        note: tuple[str, str] | None,
+    ) -> None:
         now = time.time()
         with self._transaction() as db:
             for request, verdict, again in verdicts:
@@ -142,12 +152,14 @@ class Ledger:
                 ).rowcount
                 if not changed:  # answered twice (a batch beside a direct run): the first one counts, this one was paid as well
                     db.execute("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?)", (request, "late", *reply, now))
+            if note is not None:
+                _note(db, *note)
 
-    def refuse(self, request: int, error: str, final: bool) -> None:
-        """Notes why a request got no reply; a final one is not sent again."""
+    def refuse(self, failures: Sequence[tuple[int, str, bool]]) -> None:
+        """Notes why requests got no reply: (request, error, final). A final one is not sent again."""
+        rows = [("refused" if final else "pending", error, request) for request, error, final in failures]
         with self.transaction() as db:
-            state = "refused" if final else "pending"
-            db.execute("UPDATE requests SET state=?, error=? WHERE id=? AND state='pending'", (state, error, request))
+            db.executemany("UPDATE requests SET state=?, error=? WHERE id=? AND state='pending'", rows)
 
     def note(self, name: str) -> str | None:
         """A remembered value, such as the fingerprint of the corpus that was read to its end."""
@@ -157,11 +169,12 @@ class Ledger:
     def set_note(self, name: str, value: str) -> None:
         """Remembers a value durably."""
         with self.transaction() as db:
-            db.execute("INSERT INTO notes VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value=excluded.value", (name, value))
+            _note(db, name, value)
 
-    def requests(self, state: str, after: int = 0, limit: int = 256) -> list[Request]:
-        """The next requests of the last scan in a state, in order of id; those of an open batch are left out."""
-        return self._requests("r.scan=? AND r.state=? AND r.batch IS NULL AND r.id>?", (self.scan_number(), state, after), limit)
+    def requests(self, state: str, after: int = 0, limit: int = 256, batched: bool = False) -> list[Request]:
+        """The next requests of the last scan in a state, in order of id; without those of a batch under way, unless asked for."""
+        free = "" if batched else " AND r.batch IS NULL"
+        return self._requests(f"r.scan=? AND r.state=? AND r.id>?{free}", (self.scan_number(), state, after), limit)
 
     def by_keys(self, keys: Sequence[str]) -> dict[str, Request]:
         """Requests by key, whatever their state; unknown keys are left out."""
@@ -198,6 +211,14 @@ class Ledger:
         sums = "SELECT COALESCE(SUM(cost),0), COALESCE(SUM(prompt_tokens),0), COALESCE(SUM(completion_tokens),0) FROM "
         kept, other = (self._db.execute(sums + table).fetchone() for table in ("requests", "attempts"))
         return kept[0] + other[0], kept[1] + other[1], kept[2] + other[2]
+
+    def num_answered(self) -> int:
+        """How many sentences of the last scan have a kept reply."""
+        query = (
+            "SELECT COUNT(*) FROM requests r JOIN sentences s ON s.request=r.id WHERE r.scan=?1 AND s.scan=?1"
+            " AND r.state NOT IN ('pending', 'received', 'refused')"
+        )
+        return self._db.execute(query, (self.scan_number(),)).fetchone()[0]
 
     def errors(self) -> list[tuple[str, str, int]]:
         """(state, error, count) of the requests of the last scan that have an error, most frequent first."""
@@ -237,6 +258,10 @@ def _lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def _note(db: sqlite3.Connection, name: str, value: str) -> None:
+    db.execute("INSERT INTO notes VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value=excluded.value", (name, value))
 
 
 _REPLY = "reply, finish_reason, prompt_tokens, completion_tokens, cost, answered"

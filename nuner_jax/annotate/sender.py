@@ -21,7 +21,7 @@ from nuner_jax.annotate.ledger import Ledger
 from nuner_jax.annotate.limits import Pace
 from nuner_jax.annotate.progress import Progress
 from nuner_jax.annotate.records import Reply, Request
-from nuner_jax.annotate.verdict import judge
+from nuner_jax.annotate.verdict import decide
 from nuner_jax.config import LlmConfig
 from nuner_jax.errors import InputError, NunerError, Preempted
 
@@ -102,16 +102,18 @@ class Sender:
             signal.SIGTERM: Preempted("stopped by SIGTERM; every reply is stored, the same command goes on from here"),
             signal.SIGINT: KeyboardInterrupt(),
         }
-        installed = []
+        before = {}
         for number, reason in reasons.items():
             with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):  # not in the main thread
+                handler = signal.getsignal(number)
                 loop.add_signal_handler(number, self._stop, reason)
-                installed.append(number)
+                before[number] = handler
         try:
             yield
         finally:
-            for number in installed:
+            for number, handler in before.items():
                 loop.remove_signal_handler(number)
+                signal.signal(number, handler)
 
     # Workers
 
@@ -192,7 +194,7 @@ class Sender:
         if final or sent >= self._config.max_tries:
             self.counts["refused" if final else "given up"] += 1
             self._progress.add(int(final))
-            await self._in_thread(self._ledger.refuse, request.id, outcome.reason, final)
+            await self._in_thread(self._ledger.refuse, [(request.id, outcome.reason, final)])
             return True
         backoff = min(LONGEST_BACKOFF, 0.5 * 2 ** (sent - 1)) * random.uniform(0.5, 1.0)
         await self._pause(max(backoff, outcome.retry_after if isinstance(outcome, Retry) else 0.0))
@@ -266,12 +268,10 @@ class Sender:
         """Queues the verdicts for the next transaction; requests to be sent again go back to the workers."""
         done = 0
         for request, reply in stored:
-            limit = self._config.max_tokens * len(request.texts)
-            verdict = judge(request.texts, reply.text, reply.finish_reason, reply.completion_tokens, limit)
-            again = not verdict.final and request.bad_replies + 1 < self._config.max_bad_replies
-            self._verdicts.append((request.id, verdict.name, again))
-            self.counts[f"reply {verdict.name}"] += 1
-            if again:
+            verdict = decide(request, reply, self._config)
+            self._verdicts.append(verdict)
+            self.counts[f"reply {verdict[1]}"] += 1
+            if verdict[2]:
                 self._again.append(request._replace(bad_replies=request.bad_replies + 1))
             else:
                 done += 1

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from nuner_jax.annotate.align import locate
 from nuner_jax.annotate.parse import parse_reply
 from nuner_jax.annotate.prompt import split_reply
+from nuner_jax.annotate.records import Reply, Request
+from nuner_jax.config import LlmConfig
 
 CHARS_PER_TOKEN = 16
 """No reply of N tokens has more characters than this times N; a longer one did not keep to max_tokens."""
@@ -50,6 +52,13 @@ def judge(texts: Sequence[str], reply: str, finish_reason: str, completion_token
     if named and 2 * found >= named:
         return Verdict("partial", False) if any(section is None for section in sections) else _OK
     return _OK if not named and _says_nothing(reply) else Verdict("garbled", False)
+
+
+def decide(request: Request, reply: Reply, config: LlmConfig) -> tuple[int, str, bool]:
+    """(request, verdict, whether to ask again) for a stored reply, as the ledger takes it."""
+    limit = config.max_tokens * len(request.texts)
+    verdict = judge(request.texts, reply.text, reply.finish_reason, reply.completion_tokens, limit)
+    return request.id, verdict.name, not verdict.final and request.bad_replies + 1 < config.max_bad_replies
 
 
 def _says_nothing(reply: str) -> bool:

@@ -1,0 +1,257 @@
+"""The annotate stage: corpus to ledger, ledger to server and back, replies to annotated sentences and a report."""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from nuner_jax import cli
+from nuner_jax.annotate import annotations, filters, prompt, report
+from nuner_jax.annotate.budget import Budget, dollars, price_of
+from nuner_jax.annotate.client import Client
+from nuner_jax.annotate.corpus import list_files, read_corpus
+from nuner_jax.annotate.ledger import Ledger
+from nuner_jax.annotate.progress import Progress
+from nuner_jax.annotate.records import Sentence, Terms
+from nuner_jax.annotate.scan import scan
+from nuner_jax.annotate.sender import Sender
+from nuner_jax.config import AnnotateConfig
+from nuner_jax.demo.llm_process import demo_server
+from nuner_jax.errors import InputError, Preempted
+
+SAY_EVERY_SECONDS = 10.0
+TAKEN = ("document: read", "sentence: taken")
+"""Counts of the corpus reader that are not drops."""
+
+
+def annotate(config: AnnotateConfig) -> int:
+    """`python -m nuner_jax.annotate`: everything that is still to be done for this config. Returns the exit status."""
+    check(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stopped_by_sigterm())
+        if config.dry_run:
+            from nuner_jax.annotate.forecast import dry_run  # it reads the corpus as this module does
+
+            dry_run(config)
+            return 0
+        url = stack.enter_context(demo_server()) if config.llm.base_url == "demo" else ""
+        client = Client(config.llm, url)  # before the corpus is read, so that a missing key is told at once
+        ledger = stack.enter_context(open_ledger(config))
+        read(ledger, config)
+        sender = send(ledger, client, config)
+        finish(ledger, config)
+        return conclude(ledger, sender, config)
+
+
+def parse(config: AnnotateConfig) -> int:
+    """`annotate parse`: the annotations once more from the stored replies; sends nothing."""
+    path = Path(config.out) / "ledger.sqlite"
+    if not path.is_file():
+        raise InputError(f"out: there is no ledger {path}")
+    with stopped_by_sigterm(), Ledger(path) as ledger:
+        finish(ledger, config)
+    return 0
+
+
+def check(config: AnnotateConfig) -> None:
+    """Raises InputError for values that no run could use."""
+    llm = config.llm
+    positive = ("max_tokens", "sentences_per_request", "concurrency", "max_tries", "max_bad_replies")
+    for name in (*positive, "connect_timeout", "read_timeout", "total_timeout"):
+        if getattr(llm, name) <= 0:
+            raise InputError(f"llm.{name}: must be above 0, got {getattr(llm, name)}")
+    if not llm.model:
+        raise InputError("llm.model: name a model")
+    taken = {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "stream", "n"} & set(llm.extra_body)
+    Budget(price_of(llm.model, llm.price_in, llm.price_out), config.budget.usd)
+    if taken:
+        raise InputError(f"llm.extra_body: {', '.join(sorted(taken))} cannot be set there")
+
+
+def terms_of(config: AnnotateConfig) -> Terms:
+    """What the replies depend on besides the sentences."""
+    llm = config.llm
+    params = {"temperature": llm.temperature, "max_tokens": llm.max_tokens, **llm.extra_body}
+    return Terms(llm.model, prompt.version(llm.sentences_per_request), json.dumps(params, sort_keys=True))
+
+
+def open_ledger(config: AnnotateConfig) -> Ledger:
+    """The ledger of the run's directory, with the resolved config beside it."""
+    out = Path(config.out)
+    ledger = Ledger(out / "ledger.sqlite")
+    try:
+        partial = out / "config.yaml.partial"
+        partial.write_text(yaml.safe_dump(cli.as_dict(config), sort_keys=False, allow_unicode=True), encoding="utf8")
+        os.replace(partial, out / "config.yaml")
+    except OSError as error:
+        ledger.close()
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+    return ledger
+
+
+# The corpus
+
+
+def sentences_of(config: AnnotateConfig, counts: Counter[str]) -> Iterator[Sentence]:
+    """The sentences of the corpus that are to be annotated; says how far it is now and then."""
+    corpus = config.corpus
+    documents = read_corpus(corpus.path, counts, corpus.format, corpus.on_corrupt)
+    selected = filters.select(
+        documents,
+        counts,
+        split=corpus.split == "sentences",
+        filters=corpus.filters == "default",
+        per_document=corpus.per_document,
+        limit=corpus.limit,
+        seed=corpus.seed,
+    )
+    last = time.monotonic()
+    for number, sentence in enumerate(selected, start=1):
+        yield sentence
+        if time.monotonic() - last > SAY_EVERY_SECONDS:
+            last = time.monotonic()
+            say(f"reading the corpus: {number} sentences")
+
+
+def read(ledger: Ledger, config: AnnotateConfig) -> None:
+    """Reads the corpus into the ledger, unless the very same one has been read to its end before."""
+    mark = fingerprint(config)
+    known = json.loads(ledger.note("corpus") or "{}")
+    if known.get("fingerprint") == mark:
+        return
+    counts: Counter[str] = Counter()
+    found = scan(ledger, sentences_of(config, counts), terms_of(config), config.llm.sentences_per_request)
+    if not found["sentences"]:
+        reasons = ", ".join(f"{name} {n}" for name, n in sorted((counts + found).items())) or "it is empty"
+        raise InputError(f"corpus.path {config.corpus.path}: no sentence to annotate ({reasons})")
+    ledger.set_note("corpus", json.dumps({"fingerprint": mark, "counts": counts, "found": found}))
+
+
+def fingerprint(config: AnnotateConfig) -> str:
+    """Changes whenever the sentences may: with the options, the files (by size and time), the prompt and the parameters."""
+    path = config.corpus.path.partition("#")[0]
+    files: list[str] = []
+    if os.path.isdir(path):
+        files = sorted(str(file) for file in Path(path).rglob("*") if file.is_file())
+    elif "://" not in path and (os.path.exists(path) or any(mark in path for mark in "*?[")):
+        files = list_files(path)
+    stamps = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+    facts = [dataclasses.asdict(config.corpus), terms_of(config).key(""), config.llm.sentences_per_request, stamps]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+# The server
+
+
+def budget_of(ledger: Ledger, config: AnnotateConfig, share: float = 1.0) -> Budget:
+    """The budget with everything in it that was ever paid with this ledger; prices at a share of the list's."""
+    price = price_of(config.llm.model, config.llm.price_in, config.llm.price_out)
+    usd, *tokens = ledger.spent()
+    return Budget(price and price.times(share), config.budget.usd, config.budget.tokens, usd, sum(tokens))
+
+
+def send(ledger: Ledger, client: Client, config: AnnotateConfig) -> Sender | None:
+    """Sends what is pending; None if nothing is."""
+    states = ledger.states()
+    waiting = states["pending"] + states["received"]
+    if not waiting:
+        return None
+    total = sum(states.values()) - states["batched"]
+    budget = budget_of(ledger, config)
+    progress = Progress(total, total - waiting, budget)
+    sender = Sender(config.llm, client, ledger, budget, progress)
+
+    async def run() -> None:
+        try:
+            await sender.run()
+        finally:
+            progress.close()
+            await client.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        say(progress.line())
+    return sender
+
+
+# The end
+
+
+def finish(ledger: Ledger, config: AnnotateConfig) -> None:
+    """Writes annotations-*.jsonl and the report from what the ledger holds."""
+    out = Path(config.out)
+    corpus = json.loads(ledger.note("corpus") or "{}")
+    dropped = Counter({name: n for name, n in corpus.get("counts", {}).items() if name not in TAKEN})
+    dropped.update({f"sentence: {name}": corpus.get("found", {}).get(name, 0) for name in ("repeated", "not_unicode")})
+    statistics = report.Statistics()
+    annotations.write(statistics.watch(annotations.records(ledger, dropped)), out, ledger.num_answered())
+    states = ledger.states()
+    for state, error, count in ledger.errors():
+        dropped[f"request: {state}, {error}"] += count
+    usd, prompt_tokens, completion_tokens = ledger.spent()
+    terms = terms_of(config)
+    facts = {
+        "corpus": config.corpus.path,
+        "model": terms.model,
+        "prompt": f"{terms.prompt_version}, {terms.params}",
+        "requests": ", ".join(f"{count:,} {state}" for state, count in states.most_common()),
+        "tokens paid": f"{prompt_tokens:,} in, {completion_tokens:,} out",
+        "cost": dollars(usd) if budget_of(ledger, config).price else "no price known",
+    }
+    try:
+        report.write_report(out, statistics, dropped, facts)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); the replies are safe in the ledger") from None
+
+
+def conclude(ledger: Ledger, sender: Sender | None, config: AnnotateConfig) -> int:
+    """Says what was done and what is left. Returns the exit status: 0, or 75 if requests are left that the server failed."""
+    states = ledger.states()
+    left = states["pending"]
+    usd, *tokens = ledger.spent()
+    done = sum(states.values()) - left - states["batched"]
+    cost = dollars(usd) if budget_of(ledger, config).price else "unknown"
+    say(f"{done} of {sum(states.values())} requests answered, cost {cost}, {sum(tokens)} tokens; annotations in {config.out}")
+    if states["batched"]:
+        say(f"{states['batched']} requests are in batches under way: annotate batch poll")
+    if left and sender is not None and sender.out_of_budget:
+        say(f"the budget is used up: {left} requests are left; raise it and run the same command again")
+    elif left:
+        errors = "; ".join(f"{count} x {error}" for state, error, count in ledger.errors() if state == "pending")
+        raise Preempted(f"{left} requests got no reply ({errors}); the same command tries them again")
+    return 0
+
+
+def say(text: str) -> None:
+    """A plain line on standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Preempted, wherever it is; the sender has a gentler way of its own."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Preempted("stopped by SIGTERM; the same command goes on from here")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
