@@ -66,8 +66,9 @@ def occurs(text: str, mention: str) -> bool:
 def _occurrences(text: str, mention: str) -> Iterator[int]:
     start = text.find(mention) if mention.strip() else -1
     while start >= 0:
-        if is_boundary(text, start) and is_boundary(text, start + len(mention)):
-            yield start
+        end = start + len(mention)
+        if is_boundary(text, start) and is_boundary(text, end) and not (mention[-1] in "'’" and text[end : end + 1].isalnum()):
+            yield start  # the apostrophe of "Ann's" is not the end of a word
         start = text.find(mention, start + 1)
 
 

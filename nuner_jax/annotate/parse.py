@@ -86,7 +86,8 @@ _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _PRIMARY = re.compile(r"<[ \-=|]?>|&lt; ?&gt;|＜ ?＞")
 _STRONG = re.compile(_PRIMARY.pattern + r"|[-=–—]{1,2}>|[→⇒➔➜↦⟶⟹↔]")
 _WEAK = re.compile(r"\t+|: | [-–—] ")
-_MARKUP = re.compile(r"(?:```|~~~).*|[-|:+=*_\s]*[-=*_]{3,}[-|:+=*_\s]*|#+ .*")
+_MARKUP = re.compile(r"(?:```|~~~).*|#+ .*|[\W_]*")
+_ROW_NUMBER = re.compile(r"(?:\d+\.?|#|no\.?|)", re.IGNORECASE)
 
 _WORDS = r"[^\W_](?:[^<>\n]*[^\W_])?"  # from a letter or digit to a letter or digit
 _CLEAN = re.compile(rf"({_WORDS}) <> ([^\W_](?:[\w \-/'&]*[^\W_])?) <> ({_WORDS})")
@@ -119,9 +120,9 @@ def _read_line(line: str, text: str | None) -> Annotation | str:
     separators = list(_PRIMARY.finditer(row))
     if len(separators) < 2:
         separators = list(_STRONG.finditer(row))
-    if _MARKUP.fullmatch(line) and not separators:
+    if not separators and _MARKUP.fullmatch(line):
         return "markup"
-    if text is not None and _is_echo(line, text):
+    if text is not None and _is_echo(line, text, bool(separators)):
         return "input echo"
     if not separators:
         return _annotation(*_cells(row), text) if "|" in row else "chatter"
@@ -133,18 +134,18 @@ def _read_line(line: str, text: str | None) -> Annotation | str:
     return _annotation(row[: at.start()], *_divide(rest), text)
 
 
-def _is_echo(line: str, text: str) -> bool:
+def _is_echo(line: str, text: str, has_separators: bool) -> bool:
     """Whether the line repeats (a line of) the sentence, perhaps behind a word like "Input:"."""
     line = line.strip('"“”' + _BLANK)
     if line in text:
-        return True
+        return has_separators or "|" in line or line in map(str.strip, _LINE_BREAK.split(text))
     return bool(text.strip()) and text in line and not _STRONG.search(line.replace(text, "", 1))
 
 
 def _cells(row: str) -> tuple[str, str, str]:
     """Mention, concept and description of a table row; a first column of numbers is left out."""
     cells = [cell.strip(_BLANK) for cell in row.split("|")]
-    if len(cells) > 3 and (cells[0].rstrip(".").isdecimal() or not cells[0]):
+    if len(cells) > 3 and _ROW_NUMBER.fullmatch(cells[0]):
         cells = cells[1:]
     return cells[0], cells[1], " ".join(cells[2:])
 
@@ -152,7 +153,9 @@ def _cells(row: str) -> tuple[str, str, str]:
 def _end_of_mention(row: str, separators: list[re.Match[str]], text: str | None) -> re.Match[str]:
     """The separator after the mention: the first, unless the mention itself holds such signs, as the sentence shows."""
     if text is not None and _STRONG.search(text):
-        for separator in reversed(separators):
+        proper = [s for s in separators if _PRIMARY.fullmatch(s[0])]
+        three_fields = separators[-2:-1]
+        for separator in [*(proper if len(proper) == 1 else ()), *three_fields, *reversed(separators)]:
             if occurs(text, _undecorated(row[: separator.start()])):
                 return separator
     return separators[0]
@@ -160,13 +163,14 @@ def _end_of_mention(row: str, separators: list[re.Match[str]], text: str | None)
 
 def _divide(rest: str) -> tuple[str, str]:
     """Concept and description where another sign than `<>` or none at all stands between them."""
-    weak = _WEAK.search(rest.strip(_BLANK)[: MAX_CONCEPT + 4])
-    return (rest.strip(_BLANK)[: weak.start()], rest.strip(_BLANK)[weak.end() :]) if weak else (rest, "")
+    rest = _unlabelled(rest.strip(_BLANK))
+    weak = _WEAK.search(rest, 0, MAX_CONCEPT + 4)
+    return (rest[: weak.start()], rest[weak.end() :]) if weak else (rest, "")
 
 
 def _read_weak_line(line: str, text: str) -> Annotation | str:
     """A line of the form `mention: concept - description`, believed only if the text holds the mention."""
-    for separator in _WEAK.finditer(line[:1000]):
+    for separator in reversed(list(_WEAK.finditer(line[:1000]))):
         mention = _mention(line[: separator.start()], text)
         if occurs(text, mention) and mention.casefold() not in _LABELS:
             concept, description = _divide(line[separator.end() :])
@@ -225,7 +229,7 @@ def _mention(raw: str, text: str | None) -> str:
     if text is not None and raw and raw[0].isalnum() and raw[-1].isalnum() and occurs(text, raw):
         return raw
     forms = [_undecorated(raw)]
-    steps = [_unnumbered, _unlabelled, _unbracketed, *([_unapostrophed] if text is not None else [])]
+    steps = [_unnumbered, _unlabelled, _unbracketed, *([_unquoted_at_ends] if text is not None else [])]
     for form in forms:  # grows while it is read
         forms.extend(new for new in (_undecorated(step(form)) for step in steps) if new and new not in forms)
     if text is None:
@@ -263,16 +267,20 @@ def _unlabelled(raw: str) -> str:
     return raw[m.end() :] if (m := _LABEL.match(raw)) else raw
 
 
-def _unapostrophed(raw: str) -> str:
-    return raw.strip("'‘’`*_")
+def _unquoted_at_ends(raw: str) -> str:
+    return raw.strip("'‘’`*_\"")
 
 
 def _unwrapped(raw: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    """Without a pair of signs around all of it; `"a" and "b"` is not such a pair."""
+    """Without a pair of signs around all of it; `"a" and "b"` is not such a pair, `"the "b" case"` is."""
     for opening, closing in pairs:
         if len(raw) > len(opening) + len(closing) and raw.startswith(opening) and raw.endswith(closing):
             inner = raw[len(opening) : -len(closing)]
-            if (opening not in inner and closing not in inner) or (opening == '"' and not _QUOTE_SIGN.search(inner)):
+            if opening == '"' and (first := _QUOTE_SIGN.search(inner)):
+                whole = inner.count('"') % 2 == 0 and inner[: first.start()].endswith(" ")
+            else:
+                whole = opening == '"' or (opening not in inner and closing not in inner)
+            if whole:
                 return inner.strip(_BLANK)
     return raw
 
