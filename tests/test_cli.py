@@ -117,9 +117,7 @@ def test_later_config_files_add_to_earlier_ones(file):
     assert (both.steps, both.size, both.inner.rate, both.inner.kind) == (5, 41, 2.0, "b")
 
 
-@pytest.mark.parametrize(
-    "words", [["--files", "a", "b c"], ["--files=a", "b c"], ["--files", "a", "--size", "1", "--files", "b c"]]
-)
+@pytest.mark.parametrize("words", ["--files a b.txt", "--files=a b.txt", "--files a --size 1 --files b.txt"])
 def test_several_values_after_one_flag(words):
     assert toy(*words.split()).files == ("a", "b.txt")
 
