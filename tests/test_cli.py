@@ -297,7 +297,8 @@ def test_errors_end_a_command_with_one_line_and_their_status(error, code, capsys
 def test_a_closed_pipe_ends_a_command_quietly():
     code = "from nuner_jax import cli\ncli.run(lambda: [print('x' * 99) for _ in range(9999)] and None, 'toy')"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout
+        assert process.stderr
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
