@@ -227,6 +227,20 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class DistributedConfig:
+    """How the processes of a multi-host run find each other."""
+
+    kind: Literal["off", "auto", "explicit"] = "off"
+    """off: one process; auto: TPU pod, Slurm, Open MPI, Kubernetes; explicit: by the fields below."""
+    coordinator_address: str = ""
+    """HOST:PORT of process 0."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Contrastive pre-training of a text encoder against a concept encoder."""
 
@@ -236,6 +250,7 @@ class TrainConfig:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     init_from: str = "minilm"
     """Encoder that both towers start from: minilm, a Hugging Face folder, or a hub name."""
     workdir: str = "runs/train"
@@ -258,8 +273,12 @@ class TrainConfig:
     """Steps between few-shot probes on the bundled tasks; 0: none."""
     checkpoint_every_steps: int = 1000
     """Steps between checkpoints; one is always written at the end."""
+    checkpoint_every_minutes: float = 0
+    """Minutes between checkpoints, looked at every log_every_steps; 0: by steps only."""
     keep_checkpoints: int = 3
     """Newest checkpoints that are kept."""
+    keep_every_steps: int = 0
+    """Checkpoints of steps divisible by this are kept for good; 0: none."""
     extend: bool = False
     """Lets a finished or stopped run go on to a larger number of steps."""
 
@@ -276,6 +295,9 @@ class ExportConfig:
     """Folder to write; an earlier export there is replaced, anything else is left alone and refused."""
     results: str = ""
     """results.jsonl of the evaluate stage whose scores go into the model card."""
+
+
+Sampling = Literal["k_to_2k", "exact_k", "words"]
 
 
 @dataclass(frozen=True)
@@ -312,6 +334,8 @@ class EvaluateConfig:
     """Support sizes k."""
     seeds: int = 5
     """Support sets for each k: seeds 0 to N - 1."""
+    sampling: Sampling = "k_to_2k"
+    """k_to_2k: k to 2k mentions of each type; exact_k: k mentions; words: k to 2k words of each type."""
     layers: Ints = Ints()
     """Hidden states that are concatenated (-1 the last); empty: last and middle by the encoder's depth."""
     head: HeadConfig = HeadConfig()

@@ -72,6 +72,22 @@ def test_the_second_pass_fills_a_type_that_the_cap_keeps_below_k():
     assert drawn["rare"] == 2
 
 
+@given(SENTENCES, st.integers(1, 6))
+def test_exact_k_has_k_and_overshoots_no_more_than_its_last_sentences(sentences, k):
+    total, drawn = sum(sentences, Counter()), Counter()
+    for i in sample(sentences, k, 0, "exact_k"):
+        assert any(drawn[kind] < k for kind in sentences[i])  # no sentence that nobody needed
+        drawn += sentences[i]
+    assert all(drawn[kind] >= min(k, total[kind]) for kind in total)
+
+
+def test_words_are_counted_where_words_are_asked_for():
+    words = [Counter({"long": 5}), Counter({"long": 1}), Counter({"short": 1})] * 10
+    drawn = sum((words[i] for i in sample(words, 8, 0, "words")), Counter())
+    assert 8 <= drawn["long"] <= 16
+    assert 8 <= drawn["short"] <= 16
+
+
 def test_seeds_differ_and_repeat():
     sentences = [Counter({"ab"[i % 2]: 1}) for i in range(200)]
     assert sample(sentences, 4, 0) == sample(sentences, 4, 0) != sample(sentences, 4, 1)

@@ -120,7 +120,7 @@ def test_a_task_joins_the_types_of_both_splits_and_reports_repeats(tmp_path):
     assert task.types == ("x", "y", "z")
     assert task.train.codes.tolist() == [1, 2, 5]
     assert word_types(task.train.codes).tolist() == [1, 1, 3]
-    assert task.type_counts == {"x": 1, "y": 0, "z": 1}
+    assert task.type_counts() == {"x": 1, "y": 0, "z": 1}
     assert task.repeated == 1
     assert task.test.take([1]).codes.tolist() == [5]
     other = load_task(f"toy={test},{train}")
@@ -143,6 +143,6 @@ def test_bad_specs_are_refused(spec):
 def test_bundled_tasks_can_give_sixteen_mentions_of_each_type():
     for name in BUNDLED:
         task = load_task(name)
-        assert min(task.type_counts.values()) >= 16
+        assert min(task.type_counts().values()) >= 16
         assert not task.notes
         assert len(task.test) >= 100

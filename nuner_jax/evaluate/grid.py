@@ -43,7 +43,7 @@ def run(config: EvaluateConfig) -> Results:
     samples = {task.name: draw(task, config, stored) for task in tasks}
     write_samples(out / "samples.jsonl", samples)
     for task in tasks:
-        describe(task, config.ks)
+        describe(task, config)
     for encoder in encoders:
         for task in tasks:
             run_block(config, encoder, task, samples[task.name], results)
@@ -83,7 +83,7 @@ def draw(task: Task, config: EvaluateConfig, stored: dict[str, Samples]) -> Samp
     """The support set of every (k, seed): stored where samples are given, else drawn."""
     cells = [(k, seed) for k in config.ks for seed in range(config.seeds)]
     if not config.samples:
-        return {(k, seed): sample(task.train.mention_counts, k, seed) for k, seed in cells}
+        return {(k, seed): sample(task.train.counts(config.sampling), k, seed, config.sampling) for k, seed in cells}
     given = stored.get(task.name, {})
     for k, seed in cells:
         indices, where = given.get((k, seed)), f"{config.samples}: task {task.name}, k={k}, seed={seed}"
@@ -94,7 +94,7 @@ def draw(task: Task, config: EvaluateConfig, stored: dict[str, Samples]) -> Samp
     return {cell: given[cell] for cell in cells}
 
 
-def describe(task: Task, ks: Sequence[int]) -> None:
+def describe(task: Task, config: EvaluateConfig) -> None:
     """Prints what the task holds and what one should know before reading its numbers."""
     print(
         f"task {task.name}: {len(task.train):,} train and {len(task.test):,} test sentences, {len(task.types)} types", flush=True
@@ -103,9 +103,10 @@ def describe(task: Task, ks: Sequence[int]) -> None:
         print(f"  note: {count:,} x {reason}")
     if task.repeated:
         print(f"  note: {task.repeated:,} test sentences also stand in train")
-    for k in ks:
-        for kind, count in shortfall(task.type_counts, k).items():
-            print(f"  note: type {kind} has {count} train mentions, fewer than k={k}; all of them are used")
+    unit = "words" if config.sampling == "words" else "mentions"
+    for k in config.ks:
+        for kind, count in shortfall(task.type_counts(config.sampling), k).items():
+            print(f"  note: type {kind} has {count} train {unit}, fewer than k={k}; all of them are used")
 
 
 def run_block(config: EvaluateConfig, encoder: NamedEncoder, task: Task, samples: Samples, results: Results) -> None:
@@ -162,7 +163,7 @@ def row_base(
         "protocol": config.protocol,
         "layers": list(layers),
         "head": head.pop("kind"),
-        "sampling": "stored" if config.samples else "k~2k",
+        "sampling": "stored" if config.samples else config.sampling,
         "k": cell[0],
         "seed": cell[1],
         "encoder": encoder.source,

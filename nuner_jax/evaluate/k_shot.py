@@ -3,17 +3,19 @@
 import random
 from collections.abc import Mapping, Sequence
 
+from nuner_jax.config import Sampling
+
 Counts = Sequence[Mapping[str, int]]
-"""Sentence -> type -> mentions of it in the sentence (in order of first occurrence)."""
+"""Sentence -> type -> mentions (or words) of it in the sentence, in order of first occurrence."""
 
 
 class _Sampler:
     """Sentences in shuffled order, and how often each type has been drawn so far."""
 
-    def __init__(self, mentions: Counts, rng: random.Random):
-        self.order = list(range(len(mentions)))
+    def __init__(self, counts: Counts, rng: random.Random):
+        self.order = list(range(len(counts)))
         rng.shuffle(self.order)
-        self.types = mentions
+        self.types = counts
         self.holders: dict[str, list[int]] = {}  # type -> sentences with it, in shuffled order
         frequency: dict[str, int] = {}
         for i in self.order:
@@ -38,34 +40,38 @@ class _Sampler:
         return sum(max(0, self.count[kind] + count - cap) for kind, count in self.types[i].items())
 
 
-def sample_k_to_2k(mentions: Counts, k: int, rng: random.Random) -> list[int]:
-    """Indices of a k~2k sample: every type gets at least k mentions and, greedily, no type more than 2k.
+def draw(counts: Counts, k: int, cap: int, rng: random.Random) -> list[int]:
+    """Indices of a sample in which every type counts at least k and, greedily, no type more than `cap`.
 
     Types from rarest to most frequent, sentences in shuffled order. A type that the cap keeps below k gets the rest in a second
-    pass that ignores the cap, smallest overshoot first. A type with fewer than k mentions gets all of them.
+    pass that ignores the cap, smallest overshoot first. A type that counts less than k in all gets all of it.
     Source: section 4 of the paper (entity-based sampling).
     """
-    sampler = _Sampler(mentions, rng)
+    sampler = _Sampler(counts, rng)
     for kind in sampler.rarest_first:
         for i in sampler.left(kind):
             if sampler.count[kind] >= k:
                 break
-            if sampler.overshoot(i, 2 * k) == 0:
+            if sampler.overshoot(i, cap) == 0:
                 sampler.take(i)
     for kind in sampler.rarest_first:
         while sampler.count[kind] < k:
             left = sampler.left(kind)
             if not left:
                 break
-            sampler.take(min(left, key=lambda i: sampler.overshoot(i, 2 * k)))
+            sampler.take(min(left, key=lambda i: sampler.overshoot(i, cap)))
     return sampler.chosen
 
 
-def sample(mentions: Counts, k: int, seed: int) -> list[int]:
-    """The support set of (k, seed): sentence indices in the order drawn."""
-    return sample_k_to_2k(mentions, k, random.Random(1000 * k + seed))
+def sample(counts: Counts, k: int, seed: int, kind: Sampling = "k_to_2k") -> list[int]:
+    """The support set of (k, seed): sentence indices in the order drawn.
+
+    k_to_2k: k to 2k mentions of each type (`counts` are mentions). words: k to 2k words of each type (`counts` are words; the paper's
+    comparison with LLMs). exact_k: k mentions, more only where a sentence cannot be had without.
+    """
+    return draw(counts, k, k if kind == "exact_k" else 2 * k, random.Random(1000 * k + seed))
 
 
 def shortfall(counts: dict[str, int], k: int) -> dict[str, int]:
-    """The types that have fewer than k mentions in train, with their counts."""
+    """The types that count less than k in train, with their counts."""
     return {kind: count for kind, count in counts.items() if count < k}

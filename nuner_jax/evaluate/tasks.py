@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nuner_jax.config import Sampling
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate.readers import read_tagged
 from nuner_jax.schema import TaggedSentence, WordSpan, spans_from_tags
@@ -42,6 +43,21 @@ class Split:
     def mention_counts(self) -> list[Counter[str]]:
         """How many mentions of each type stand in each sentence."""
         return [Counter(span.type for span in spans) for spans in self.spans]
+
+    @cached_property
+    def word_counts(self) -> list[Counter[str]]:
+        """How many words of each type stand in each sentence."""
+        counts = []
+        for spans in self.spans:
+            count: Counter[str] = Counter()
+            for span in spans:
+                count[span.type] += span.end - span.start
+            counts.append(count)
+        return counts
+
+    def counts(self, sampling: Sampling) -> list[Counter[str]]:
+        """What a way of sampling counts."""
+        return self.word_counts if sampling == "words" else self.mention_counts
 
     def take(self, indices: Sequence[int]) -> "Split":
         """The sentences at `indices`, in that order."""
@@ -80,11 +96,12 @@ class Task:
             digest.update(b"\0")
         return digest.hexdigest()
 
-    @cached_property
-    def type_counts(self) -> dict[str, int]:
-        """Mentions of each type in train."""
-        counts: Counter[str] = sum(self.train.mention_counts, Counter())
-        return {kind: counts[kind] for kind in self.types}
+    def type_counts(self, sampling: Sampling = "k_to_2k") -> dict[str, int]:
+        """Mentions (or words, as the way of sampling counts) of each type in train."""
+        total: Counter[str] = Counter()
+        for counts in self.train.counts(sampling):
+            total.update(counts)
+        return {kind: total[kind] for kind in self.types}
 
     @cached_property
     def repeated(self) -> int:
