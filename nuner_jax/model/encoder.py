@@ -131,7 +131,7 @@ class Dense(nnx.Module):
 
     def __init__(self, config: EncoderConfig, inputs: int, outputs: tuple[int, ...], rngs: nnx.Rngs):
         std = config.initializer_range
-        self.kernel = nnx.Param(std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, (inputs, *outputs)))
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, *outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -145,8 +145,7 @@ class Embeddings(nnx.Module):
 
     def __init__(self, config: EncoderConfig, dtype: Dtype, rngs: nnx.Rngs):
         def table(rows: int) -> nnx.Param:
-            values = jax.random.truncated_normal(rngs.params(), -2.0, 2.0, (rows, config.hidden_size))
-            return nnx.Param(config.initializer_range * values)
+            return nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), (rows, config.hidden_size)))
 
         self.word = table(config.vocab_size)
         self.position = table(config.max_position_embeddings)
@@ -157,7 +156,8 @@ class Embeddings(nnx.Module):
 
     def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         """Positions count from 0; the checkpoint's offset is added here."""
-        x = self.word[...][tokens] + self.token_type[0] + self.position[...][positions + self.offset]
+        word, position = jnp.asarray(self.word[...]), jnp.asarray(self.position[...])  # they may be numpy's
+        x = word[tokens] + self.token_type[0] + position[positions + self.offset]
         return self.norm(x).astype(self.dtype)
 
 
@@ -327,5 +327,5 @@ def structure(
 
 
 def init_params(config: EncoderConfig, key: jax.Array) -> Params:
-    """Random parameters, as the architecture's authors initialise it."""
-    return split(Encoder(config, rngs=nnx.Rngs(params=key)))[1]
+    """Random parameters, normal with the config's initializer_range."""
+    return jax.jit(lambda key: split(Encoder(config, rngs=nnx.Rngs(params=key)))[1])(key)
