@@ -34,7 +34,14 @@ class Served:
 
 @contextlib.contextmanager
 def serve(**flags: Any) -> Iterator[Served]:
-    application = llm_server.app(llm_server.ServerConfig(**flags))
+    """The demo server with these flags."""
+    with serve_app(llm_server.app(llm_server.ServerConfig(**flags))) as url:
+        yield Served(url + "/v1")
+
+
+@contextlib.contextmanager
+def serve_app(application: Any) -> Iterator[str]:
+    """Any ASGI application; gives its address."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(application, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
@@ -44,9 +51,9 @@ def serve(**flags: Any) -> Iterator[Served]:
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True  # not waiting for connections that are kept alive
         thread.join(5)
 
 
@@ -54,3 +61,14 @@ def demo_rows(count: int) -> list[dict[str, str]]:
     """The first recorded replies of the demo: {"text", "reply"}."""
     with open(DEMO, encoding="utf8") as file:
         return [json.loads(line) for _, line in zip(range(count), file, strict=False)]
+
+
+def annotate(*words: object) -> int:
+    """Runs the annotate command in this process; its exit status."""
+    from nuner_jax.annotate.__main__ import main
+
+    try:
+        main([str(word) for word in words])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    raise AssertionError("the command did not exit")
