@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from nuner_jax.errors import InputError
 from nuner_jax.model import hf
 from nuner_jax.model.encoder import EncoderConfig, structure
-from tests.parity.conftest import KINDS, SMALL, Pair, randomise
+from parity.conftest import KINDS, SMALL, Pair, randomise
 
 
 def assert_same(a: dict, b: dict) -> None:

@@ -12,7 +12,7 @@ import transformers
 from nuner_jax.model import hf
 from nuner_jax.model.encoder import hidden_states, merge, positions_of, structure
 from nuner_jax.pretrained import resolve
-from tests.parity.conftest import Pair, make_pair
+from parity.conftest import Pair, make_pair
 
 TOLERANCE = 1e-5
 

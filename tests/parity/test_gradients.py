@@ -11,7 +11,7 @@ import torch
 
 from nuner_jax.model import hf
 from nuner_jax.model.encoder import merge, structure
-from tests.parity.conftest import Pair, make_pair
+from parity.conftest import Pair, make_pair
 
 ROWS, LENGTH = 3, 16
 

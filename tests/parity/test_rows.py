@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nuner_jax.errors import InputError
 from nuner_jax.model.encoder import attention, dropout, merge, positions_of, structure
-from tests.parity.conftest import Pair
+from parity.conftest import Pair
 
 
 def test_packed_sentences_equal_unpacked_ones(pair: Pair):
