@@ -297,6 +297,7 @@ class ExportConfig:
     """results.jsonl of the evaluate stage whose scores go into the model card."""
 
 
+Labels = Literal["io", "iob2"]
 Sampling = Literal["k_to_2k", "exact_k", "words"]
 
 
@@ -317,6 +318,30 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class FinetuneConfig:
+    """How an encoder with a two-layer head is fine-tuned on the support set."""
+
+    num_epochs: int = 30
+    """Passes over the support set."""
+    batch_size: int = 8
+    """Sentences a step."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of the encoder (AdamW)."""
+    head_learning_rate: float = 1e-3
+    """Peak learning rate of the head."""
+    warmup_fraction: float = 0.1
+    """Share of the steps in which the learning rates rise from 0; then they fall linearly to 0."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices."""
+    dropout: float = 0.1
+    """Dropout on the encoder's hidden states and the head's."""
+    clip_norm: float = 1.0
+    """Global gradient norm is cut to this."""
+    parallel_seeds: int = 0
+    """Support sets trained side by side in one program; 0: one on CPU, as many as fit the memory elsewhere."""
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Few-shot entity recognition with frozen or fine-tuned encoders: systems x tasks x k x seeds."""
 
@@ -328,8 +353,8 @@ class EvaluateConfig:
     """Directory for results.jsonl, samples.jsonl, tables and plots. The same command again resumes."""
     recipe: Recipe = "nuner_jax"
     """Named set of defaults: nuner_jax (what measures best) or paper."""
-    protocol: Literal["frozen"] = "frozen"
-    """frozen: features once, a head on top."""
+    protocol: Literal["frozen", "finetune"] = "frozen"
+    """frozen: features once, a head on top; finetune: the whole encoder and a two-layer head."""
     ks: Ints = Ints((1, 4, 16))
     """Support sizes k."""
     seeds: int = 5
@@ -338,7 +363,10 @@ class EvaluateConfig:
     """k_to_2k: k to 2k mentions of each type; exact_k: k mentions; words: k to 2k words of each type."""
     layers: Ints = Ints()
     """Hidden states that are concatenated (-1 the last); empty: last and middle by the encoder's depth."""
+    labels: Labels = "io"
+    """What a head predicts: a type or O; or with iob2 also where a mention begins."""
     head: HeadConfig = HeadConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     samples: str = ""
     """JSON lines of {"task", "k", "seed", "indices"} to use in place of drawing samples."""
     cache: str = ""

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nuner_jax.config import MeshConfig
+from nuner_jax.config import DistributedConfig, MeshConfig
 from nuner_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
@@ -80,7 +80,44 @@ def _divides(mesh: Mesh, axis: str | None, size: int) -> bool:
     return axis is not None and size % mesh.shape[axis] == 0
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch onto its devices, as part of the global batch."""
-    sharding = NamedSharding(mesh, BATCH)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+def local_shards(mesh: Mesh) -> list[int]:
+    """The parts of the batch that this process's devices hold, in order."""
+    tensor = mesh.shape["tensor"]
+    own = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    return sorted({i // tensor for i in own})
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, shards: list[int]) -> dict[str, jax.Array]:
+    """This process's `shards` of a batch, one after another in its arrays, onto its devices as part of the global batch."""
+    sharding, total = NamedSharding(mesh, BATCH), num_data_shards(mesh)
+    place = {shard: i for i, shard in enumerate(shards)}
+
+    def put(value: np.ndarray) -> jax.Array:
+        size = len(value) // len(shards)
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start = place[(index[0].start or 0) // size] * size
+            return value[start : start + size]
+
+        return jax.make_array_from_callback((size * total, *value.shape[1:]), sharding, part)
+
+    return {name: put(value) for name, value in batch.items()}
+
+
+def initialize(config: DistributedConfig) -> None:
+    """Joins the processes of a multi-host run. Raises InputError if the settings are incomplete or no peer is found.
+
+    auto: from the environment (TPU pod, Slurm, Open MPI, Kubernetes); explicit: from the config; off: one process.
+    """
+    if config.kind == "off":
+        return
+    settings: dict[str, Any] = {}
+    if config.kind == "explicit":
+        settings = {name: getattr(config, name) for name in ("coordinator_address", "num_processes", "process_id")}
+        missing = [name for name, value in settings.items() if value in (None, "")]
+        if missing:
+            raise InputError(f"distributed.kind explicit needs distributed.{missing[0]}")
+    try:
+        jax.distributed.initialize(**settings)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"distributed: {str(error).splitlines()[0]}") from None

@@ -4,6 +4,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ class Window:
         self.steps.append((step, metrics))
 
     def row(self) -> dict[str, float]:
-        """Means over the window (waits for its last step), and the rate of text tokens. Raises NonFiniteError."""
+        """Means over the window (waits for its last step), and rates. Raises NonFiniteError."""
         import jax
 
         values = jax.device_get([metrics for _, metrics in self.steps])
@@ -101,3 +103,54 @@ class Window:
         means = {f"train/{name}": sum(float(v[name]) for v in values) / len(values) for name in values[0] if name != "tokens"}
         tokens = sum(float(v["tokens"]) for v in values)
         return means | {"perf/tokens_per_sec": tokens / seconds, "perf/steps_per_sec": len(values) / seconds}
+
+
+class StepClock:
+    """Where the time of a run goes: steps, waiting for data, everything else (start, compilation, checkpoints, evaluation)."""
+
+    RUN_AHEAD = 2  # steps under way at once
+
+    def __init__(self, program_start: float, trained_seconds: float):
+        self.program_start, self.earlier = program_start, trained_seconds
+        self.under_way: list[Any] = []
+        self.ends: list[float] = []  # when the steps of the window ended, as the host saw it
+        self.waited = 0.0
+        self.step_seconds = 0.0
+
+    @contextmanager
+    def data(self) -> Iterator[None]:
+        """Around the wait for the next batch."""
+        before = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - before
+
+    def sent(self, metrics: dict[str, Any]) -> None:
+        """A step was sent; waits for the one before it."""
+        self.under_way.append(metrics["loss"])
+        while len(self.under_way) >= self.RUN_AHEAD:
+            self._finish_one()
+
+    def wait(self) -> None:
+        """Until every step sent has ended."""
+        while self.under_way:
+            self._finish_one()
+
+    def _finish_one(self) -> None:
+        self.under_way.pop(0).block_until_ready()
+        self.ends.append(time.perf_counter())
+
+    def total(self) -> float:
+        """Seconds spent on the run so far, earlier processes included."""
+        return self.earlier + time.perf_counter() - self.program_start
+
+    def row(self) -> dict[str, float]:
+        """Percentiles of the time between the ends of steps, data wait, and goodput (share of this process's time in steps)."""
+        gaps = sorted(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
+        self.step_seconds += sum(gaps)
+        row = {"perf/data_wait_seconds": self.waited, "perf/run_seconds": self.total()}
+        row["perf/goodput"] = self.step_seconds / (time.perf_counter() - self.program_start)
+        if gaps:
+            row["perf/step_seconds_p50"] = gaps[len(gaps) // 2]
+            row["perf/step_seconds_p95"] = gaps[min(len(gaps) - 1, int(0.95 * len(gaps)))]
+        self.ends, self.waited = self.ends[-1:], 0.0
+        return row

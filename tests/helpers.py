@@ -43,7 +43,20 @@ def make_encoder(folder, *, layers=2, hidden=16, heads=2, mlp=32, positions=66, 
     return folder
 
 
-def write_json_lines(path, rows):
-    """Writes rows as JSON lines; returns the path."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf8")
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+
+
+def write_mentions(path, count=120, seed=0):
+    """Annotated sentences of known words, as JSON lines; a word that begins with a to e is a mention of a concept of its own."""
+    rng = np.random.default_rng(seed)
+    with open(path, "w", encoding="utf8") as file:
+        for n in range(count):
+            words = [f"{WORDS[i]}{n % 7}" if i > 1 else WORDS[i] for i in rng.integers(0, 10, rng.integers(2, 12))]
+            mentions, start = [], 0
+            for word in words:
+                if word[0] in "abgde":
+                    span = {"start": start, "end": start + len(word)}
+                    mentions.append({**span, "concept": f"kind of {word}", "description": f"the {word}"})
+                start += len(word) + 1
+            file.write(json.dumps({"text": " ".join(words), "mentions": mentions}) + "\n")
     return path

@@ -4,39 +4,19 @@ import json
 
 import numpy as np
 import pytest
+from helpers import WORDS, write_mentions
 
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.loader import Batches, ConceptCapacity, PackedDataset, prefetched, shuffled
 from nuner_jax.errors import InputError
 
-WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
-
-
-def write_corpus(path, count=120, seed=0):
-    """Sentences of known words; every word but two kinds is a mention of a concept of its own."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for n in range(count):
-        words = [f"{WORDS[i]}{n % 7}" if i > 7 else WORDS[i] for i in rng.integers(0, 10, rng.integers(2, 12))]
-        text, mentions = " ".join(words), []
-        start = 0
-        for word in words:
-            if word[0] in "abgde":
-                mentions.append(
-                    {"start": start, "end": start + len(word), "concept": f"kind of {word}", "description": f"the {word}"}
-                )
-            start += len(word) + 1
-        rows.append({"text": text, "mentions": mentions})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, tiny_encoder):
     folder = tmp_path_factory.mktemp("corpus")
     config = DatasetConfig(
-        input=(str(write_corpus(folder / "a.jsonl")),),
+        input=(str(write_mentions(folder / "a.jsonl")),),
         out=str(folder / "data"),
         tokenizer=str(tiny_encoder),
         row_length=32,

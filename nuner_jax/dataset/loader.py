@@ -154,7 +154,7 @@ class Batches:
         max_concepts: int = 0,
         capacity: ConceptCapacity | None = None,
         num_shards: int = 1,
-        shards: range | None = None,
+        shards: Sequence[int] | None = None,
     ):
         """`shards` of the `num_shards` equal parts of each batch are read. Without capacity it is sized from the data, up to
         max_concepts (0: no limit) a shard, in groups of concept_group.
@@ -167,7 +167,7 @@ class Batches:
             raise InputError(f"{data.folder}: split {split} has no rows")
         self.data, self.split, self.seed = data, split, seed
         self.batch_size, self.num_steps = batch_size, num_steps
-        self.rows_per_shard, self.shards = batch_size // num_shards, shards or range(num_shards)
+        self.rows_per_shard, self.shards = batch_size // num_shards, list(shards if shards is not None else range(num_shards))
         self.num_rows = data.num_rows(split)
         self.special = np.array(data.manifest["special_token_ids"], np.int32)
         self.concept_tokens = ConceptTokens(data.concepts)
