@@ -5,6 +5,7 @@ Only config, safetensors and tokenizer files are ever read; no pickle, no remote
 
 import hashlib
 import importlib.util
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
 
     Raises InputError if the folder has no tokenizer or its tokenizer gives no character offsets.
     """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not installed is no news here
     from transformers import AutoTokenizer
 
     folder = resolve(name)
