@@ -279,6 +279,8 @@ class TrainConfig:
     """Newest checkpoints that are kept."""
     keep_every_steps: int = 0
     """Checkpoints of steps divisible by this are kept for good; 0: none."""
+    profile: str = ""
+    """A:B writes a trace of steps A to B into WORKDIR/profile, for TensorBoard's profile plugin; empty: none."""
     extend: bool = False
     """Lets a finished or stopped run go on to a larger number of steps."""
 

@@ -78,7 +78,7 @@ class WordTokenizer:
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """A window ready to be packed: its tokens, and where its kept words' first sub-tokens stand and go."""
 
     tokens: list[int]
@@ -86,7 +86,8 @@ class _Item:
     targets: list[int]  # row of the word in the result
 
 
-def _items(sentences: Sentences, tokenizer: WordTokenizer, max_length: int) -> Iterator[_Item]:
+def items_of(sentences: Sentences, tokenizer: WordTokenizer, max_length: int) -> Iterator[Item]:
+    """The windows of all sentences, special tokens added. Raises InputError if the encoder is too short for a word."""
     capacity = max_length - len(tokenizer.prefix) - len(tokenizer.suffix)
     if capacity < 1:
         raise InputError(f"the encoder's {max_length} positions leave no room for a word")
@@ -100,7 +101,7 @@ def _items(sentences: Sentences, tokenizer: WordTokenizer, max_length: int) -> I
                     targets.append(offset + w)
                 tokens += words[w][:capacity]
             if columns:
-                yield _Item(tokens + tokenizer.suffix, columns, targets)
+                yield Item(tokens + tokenizer.suffix, columns, targets)
         offset += len(words)
 
 
@@ -118,8 +119,8 @@ class Batch:
 
 def batches(sentences: Sentences, tokenizer: WordTokenizer, max_length: int, batch_tokens: int = 2048) -> Iterator[Batch]:
     """Windows packed into rows of few lengths, `batch_tokens` tokens a batch; there is one shape a row length."""
-    groups: dict[int, list[_Item]] = {}
-    for item in _items(sentences, tokenizer, max_length):
+    groups: dict[int, list[Item]] = {}
+    for item in items_of(sentences, tokenizer, max_length):
         length = next((size for size in ROW_LENGTHS if len(item.tokens) <= size), len(item.tokens))
         groups.setdefault(length, []).append(item)
     for length, items in sorted(groups.items()):
@@ -129,7 +130,7 @@ def batches(sentences: Sentences, tokenizer: WordTokenizer, max_length: int, bat
             yield _batch([[items[i] for i in row] for row in rows[start : start + size]], size, length)
 
 
-def _batch(rows: list[list[_Item]], size: int, length: int) -> Batch:
+def _batch(rows: list[list[Item]], size: int, length: int) -> Batch:
     tokens, segment_ids, positions = (np.zeros((size, length), np.int32) for _ in range(3))
     where: list[tuple[int, int, int]] = []
     for r, row in enumerate(rows):

@@ -41,6 +41,14 @@ def io_to_iob2(types: np.ndarray, first: np.ndarray) -> np.ndarray:
     return np.where(types == 0, 0, 2 * types - 1 + goes_on)
 
 
+def close_up(codes: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Predicted IOB2 codes made strict: an I- that continues nothing of its type opens a mention."""
+    types = word_types(codes)
+    goes_on = np.zeros(len(codes), bool)
+    goes_on[1:] = (codes[1:] % 2 == 0) & (types[1:] == types[:-1]) & ~first[1:]
+    return np.where(types == 0, 0, 2 * types - 1 + goes_on)
+
+
 def spans_of(codes: np.ndarray, first: np.ndarray) -> Spans:
     """Mentions by strict IOB2: they begin at B- only; an I- that continues nothing of its type belongs to none."""
     types = word_types(codes)

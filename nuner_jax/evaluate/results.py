@@ -9,7 +9,7 @@ from nuner_jax.errors import InputError
 from nuner_jax.schema import read_json_lines, write_json_lines
 
 Row = dict[str, Any]
-KEY = ("system", "task", "protocol", "layers", "head", "sampling", "k", "seed")
+KEY = ("system", "task", "protocol", "layers", "head", "labels", "sampling", "k", "seed")
 """What tells rows apart."""
 TRACE = ("encoder_hash", "data_hash", "sample_hash", "settings")
 """What must agree for a stored row to count as done: everything else that moves numbers."""

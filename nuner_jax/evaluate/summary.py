@@ -8,7 +8,7 @@ from scipy.special import stdtrit
 
 from nuner_jax.evaluate.results import Row
 
-VARIANTS = ("protocol", "layers", "head", "sampling")
+VARIANTS = ("protocol", "layers", "head", "labels", "sampling")
 AVERAGE = "average"
 """Stands for the mean over tasks where a task is named."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nuner_jax.config import Sampling
+from nuner_jax.config import Labels, Sampling
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate.readers import read_tagged
 from nuner_jax.schema import TaggedSentence, WordSpan, spans_from_tags
@@ -74,6 +74,16 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
 def word_types(codes: np.ndarray) -> np.ndarray:
     """Codes to IO labels: 0 is O, 1 + t is type t."""
     return (codes + 1) // 2
+
+
+def label_codes(codes: np.ndarray, labels: Labels) -> np.ndarray:
+    """Codes as the labels that a head learns: themselves for iob2, types for io."""
+    return codes if labels == "iob2" else word_types(codes)
+
+
+def num_labels(num_types: int, labels: Labels) -> int:
+    """Classes of a head, O included."""
+    return 1 + num_types * (2 if labels == "iob2" else 1)
 
 
 @dataclass(frozen=True)
