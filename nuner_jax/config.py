@@ -117,7 +117,10 @@ class DatasetConfig:
     """Annotated text to a packed training set: a TFDS data set in ArrayRecord shards, with concept table and manifest."""
 
     input: Strs = Strs()
-    """Files: annotated JSON lines, or recorded replies ({"text", "reply"})."""
+    """Files: annotated JSON lines, recorded replies ({"text", "reply"}), NuNER CSV, Pile-NER, GLiNER JSON, CoNLL; demo: the bundled
+    corpus. Each kind's licence goes into the manifest."""
+    merge: Literal["none", "union", "agreement"] = "none"
+    """Where each input is another annotator of the same texts: all that any of them marked, or the spans that all of them marked."""
     out: str = "data"
     """TFDS data_dir to write; the data set is OUT/nuner/1.0.0."""
     recipe: Recipe = "nuner_jax"

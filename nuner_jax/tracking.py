@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nuner_jax.errors import NunerError
+from nuner_jax import flops
+from nuner_jax.errors import InputError, NunerError
 
 
 class Tracker:
@@ -57,7 +59,7 @@ class Tracker:
             self.board.close()
 
 
-SHOWN = ("train/loss", "eval/loss", "perf/tokens_per_sec", "train/learning_rate", "train/logit_scale")
+SHOWN = ("train/loss", "eval/loss", "perf/tokens_per_sec", "perf/mfu", "train/learning_rate", "train/logit_scale")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -80,10 +82,16 @@ class NonFiniteError(NunerError):
         self.step = step
 
 
+SUMS = ("tokens", "positions", "attended", "concept_positions", "concept_attended", "pairs")  # of a step; they become rates
+PERF = ("padding", "concept_padding")
+
+
 class Window:
     """The metrics of the steps since the last log row, left on the devices until they are asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, costs: flops.Costs, peak_flops: float | None):
+        """`peak_flops`: of all devices together; None where it is not known."""
+        self.costs, self.peak_flops = costs, peak_flops
         self.steps: list[tuple[int, dict[str, Any]]] = []
         self.started = time.perf_counter()
 
@@ -100,9 +108,16 @@ class Window:
         for (step, _), v in zip(self.steps, values, strict=True):
             if not math.isfinite(v["loss"]):
                 raise NonFiniteError(step)
-        means = {f"train/{name}": sum(float(v[name]) for v in values) / len(values) for name in values[0] if name != "tokens"}
-        tokens = sum(float(v["tokens"]) for v in values)
-        return means | {"perf/tokens_per_sec": tokens / seconds, "perf/steps_per_sec": len(values) / seconds}
+        sums = {name: sum(float(v[name]) for v in values) for name in values[0]}
+        row = {
+            f"{'perf' if name in PERF else 'train'}/{name}": total / len(values)
+            for name, total in sums.items()
+            if name not in SUMS
+        }
+        rate = flops.total(self.costs, sums) / seconds
+        row |= {"perf/tokens_per_sec": sums["tokens"] / seconds, "perf/steps_per_sec": len(values) / seconds}
+        row["perf/tflops_per_sec"] = rate / 1e12
+        return row | ({"perf/mfu": rate / self.peak_flops} if self.peak_flops else {})
 
 
 class StepClock:
@@ -154,3 +169,43 @@ class StepClock:
             row["perf/step_seconds_p95"] = gaps[min(len(gaps) - 1, int(0.95 * len(gaps)))]
         self.ends, self.waited = self.ends[-1:], 0.0
         return row
+
+
+class Profile:
+    """A trace of steps A to B (counted from 1, both included), written by jax.profiler for TensorBoard or Perfetto."""
+
+    def __init__(self, steps: str, folder: Path, num_steps: int, active: bool = True):
+        """`steps`: "A:B", or empty for none. Raises InputError."""
+        self.steps, self.folder, self.active, self.running = steps, folder, active, False
+        self.first, self.last = 0, 0
+        if not steps:
+            return
+        found = re.fullmatch(r"(\d+):(\d+)", steps)
+        self.first, self.last = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= self.first <= self.last <= num_steps:
+            raise InputError(f"profile {steps}: expected A:B with 1 <= A <= B <= {num_steps}, the steps of the run")
+
+    def before(self, step: int, clock: StepClock) -> None:
+        """Starts the trace if it begins with this step (or began before it, in an earlier process), once all others have ended."""
+        if self.running or not self.active or not self.first <= step <= self.last:
+            return
+        import jax
+
+        clock.wait()
+        jax.profiler.start_trace(str(self.folder))
+        self.running = True
+
+    def after(self, step: int, clock: StepClock) -> None:
+        """Ends the trace after its last step, which is waited for."""
+        if self.running and step >= self.last:
+            clock.wait()
+            self.close()
+
+    def close(self) -> None:
+        """Writes what there is."""
+        if self.running:
+            import jax
+
+            jax.profiler.stop_trace()
+            self.running = False
+            print(f"profile of steps {self.steps} in {self.folder}", flush=True)

@@ -32,7 +32,7 @@ def train(config: TrainConfig) -> None:
     started = time.perf_counter()
 
     # Devices first: nothing may touch JAX before the processes have found each other.
-    from nuner_jax import optim, parallel
+    from nuner_jax import flops, hardware, optim, parallel
 
     parallel.initialize(config.distributed)
     import jax
@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> None:
     from nuner_jax.model import hf
     from nuner_jax.pretrained import load_tokenizer, tokenizer_fingerprint
     from nuner_jax.step import Program
-    from nuner_jax.tracking import NonFiniteError, StepClock, Tracker, Window
+    from nuner_jax.tracking import NonFiniteError, Profile, StepClock, Tracker, Window
 
     stop = StopSignal() if jax.process_count() == 1 else None  # several processes agree through the checkpoint manager
     chief = jax.process_index() == 0
@@ -51,6 +51,7 @@ def train(config: TrainConfig) -> None:
     workdir = Path(config.workdir)
     data = PackedDataset(config.data.path)
     num_steps = resolve_steps(config, data.num_rows("train"))
+    profile = Profile(config.profile, workdir / "profile", num_steps, active=chief)
     run = describe(config, data.manifest, num_steps)
     check_same(workdir, run, config.extend)
     tokenizer = load_tokenizer(config.init_from)
@@ -100,23 +101,28 @@ def train(config: TrainConfig) -> None:
     tracker = Tracker(workdir, first_step, num_steps, active=chief)
     iterator = prefetched(batches, first_step, config.data.num_threads)
     clock = StepClock(program_start=started, trained_seconds=trained_seconds)
-    window = Window()
+    costs = flops.training_costs(encoder_config, program.model.freeze_text, program.model.freeze_concept)
+    device = hardware.of_kind(jax.devices()[0].device_kind)
+    peak_flops = device and device.bf16_flops * jax.device_count()
+    window = Window(costs, peak_flops)
 
     def log(done: int) -> None:
         nonlocal window
-        row = window.row() | {"train/learning_rate": float(learning_rate(done - 1)), **clock.row()}
+        row = window.row() | {"train/learning_rate": float(jax.device_get(learning_rate(done - 1))), **clock.row()}
         tracker.write(done, row | {"train/concepts_left_out": batches.left_out})
-        window = Window()
+        window = Window(costs, peak_flops)
 
     try:
         for step in range(first_step, num_steps):
             with clock.data():
                 batch = parallel.put_batch(next(iterator), mesh, shards)
+            profile.before(step + 1, clock)
             state, metrics = program.train_step(state, batch)
             window.add(step, metrics)
             clock.sent(metrics)
             done, last = step + 1, step + 1 == num_steps
             tracker.progress(done)
+            profile.after(done, clock)
             stopping = checkpoints.stopping(done) if stop is None else bool(stop.name)
             logging = is_due(done, config.log_every_steps)
             saving = last or stopping or is_due(done, config.checkpoint_every_steps)
@@ -140,6 +146,7 @@ def train(config: TrainConfig) -> None:
         where = "none" if good is None else checkpoints.folder / str(good)
         raise NunerError(f"{error} (rows {rows} of the data set); last good checkpoint: {where}") from None
     finally:
+        profile.close()
         tracker.close()
         checkpoints.close()
     seconds = time.perf_counter() - started

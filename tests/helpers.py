@@ -60,3 +60,16 @@ def write_mentions(path, count=120, seed=0):
                 start += len(word) + 1
             file.write(json.dumps({"text": " ".join(words), "mentions": mentions}) + "\n")
     return path
+
+
+def make_dataset(folder, encoder, count=200, seed=0):
+    """A packed data set of rows of 32 tokens made of `write_mentions`; returns its data_dir."""
+    from nuner_jax.cli import Strs
+    from nuner_jax.config import DatasetConfig
+    from nuner_jax.dataset.builder import build
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = write_mentions(folder / "a.jsonl", count, seed)
+    sizes = {"row_length": 32, "mentions_per_row": 12, "validation_fraction": 0.1}
+    build(DatasetConfig(input=Strs([str(text)]), out=str(folder / "data"), tokenizer=str(encoder), **sizes))
+    return folder / "data"

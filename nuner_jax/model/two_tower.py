@@ -141,6 +141,8 @@ class TwoTower:
             "positive_rate": sums["positives"] / jnp.maximum(sums["pairs"], 1.0),
             "logit_scale": scale,
             "logit_bias": bias,
+            "pairs": sums["pairs"],
+            **usage(batch),
         }
         return loss, metrics
 
@@ -173,6 +175,18 @@ class TwoTower:
             return jnp.concatenate([x, *(jax.lax.ppermute(x, SHARDED, shift) for shift in shifts)])
 
         return neighbours
+
+
+def usage(batch: Batch) -> Metrics:
+    """What the global batch uses of its rows: shares of padding, and the sums that its FLOPs follow from (flops.py)."""
+    metrics = {}
+    for prefix in ("", "concept_"):
+        segments = batch[f"{prefix}segment_ids"]
+        same = (segments[..., :, None] == segments[..., None, :]) & (segments > 0)[..., None]
+        metrics[f"{prefix}positions"] = (segments > 0).sum().astype(jnp.float32)
+        metrics[f"{prefix}attended"] = same.sum().astype(jnp.float32)
+        metrics[f"{prefix}padding"] = 1 - metrics[f"{prefix}positions"] / segments.size
+    return metrics
 
 
 def unit(x: jax.Array) -> jax.Array:
