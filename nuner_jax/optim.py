@@ -1,5 +1,7 @@
 """The optimizer: AdamW with warm-up and decay, matrices decayed, the logit at a rate of its own."""
 
+from collections.abc import Hashable
+
 import jax
 import optax
 
@@ -28,7 +30,7 @@ def optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformati
         rate = schedule(config, peak, num_steps)
         return optax.adamw(rate, config.b1, config.b2, config.eps, weight_decay=weight_decay, mask=is_matrix)
 
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         "encoder": adamw(config.learning_rate, config.weight_decay),
         "logit": adamw(config.logit_learning_rate, 0.0),
     }

@@ -95,7 +95,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, shards: list[int]) -> di
     def put(value: np.ndarray) -> jax.Array:
         size = len(value) // len(shards)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:  # a tuple of slices
             start = place[(index[0].start or 0) // size] * size
             return value[start : start + size]
 

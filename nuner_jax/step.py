@@ -26,14 +26,14 @@ def make_train_step(
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         trained, frozen = partition(state["params"], model.is_trained)
-        key = jax.random.fold_in(jax.random.key(seed), state["step"]) if model.config.dropout else None
+        key = jax.random.fold_in(jax.random.key(seed), state["step"]) if model.config.dropout or model.config.mention_mask else None
 
         def loss_fn(trained: Params) -> tuple[jax.Array, Metrics]:
             return model.loss(combine(trained, frozen), batch, key)
 
         grads, metrics = jax.grad(loss_fn, has_aux=True)(trained)
         updates, opt_state = tx.update(grads, state["opt_state"], trained)
-        trained = optax.apply_updates(trained, updates)
+        trained: Params = optax.apply_updates(trained, updates)  # type: ignore[assignment]
         metrics["grad_norm"] = optax.tree.norm(grads)
         return {"params": combine(trained, frozen), "opt_state": opt_state, "step": state["step"] + 1}, metrics
 
@@ -51,9 +51,11 @@ class Program:
     eval_step: Any  # jitted (params, batch) -> loss
 
     @classmethod
-    def create(cls, config: TrainConfig, encoder_config: EncoderConfig, mesh: Mesh, num_steps: int) -> "Program":
+    def create(
+        cls, config: TrainConfig, encoder_config: EncoderConfig, mesh: Mesh, num_steps: int, mask_token_id: int | None = None
+    ) -> "Program":
         """Raises InputError where the config does not fit the encoder."""
-        model = TwoTower.create(encoder_config, config.model, mesh)
+        model = TwoTower.create(encoder_config, config.model, mesh, mask_token_id)
         tx = optim.optimizer(config.optim, num_steps)
         shapes = jax.eval_shape(lambda: fresh_state(model, tx, init_params(encoder_config, jax.random.key(0))))
         shardings = parallel.param_shardings(shapes, mesh)

@@ -1,6 +1,7 @@
 """From annotated text to batches: what is on disk, in which order it is served, and which concepts come along."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_every_mention_token_decodes_to_its_word(corpus, tiny_encoder):
 def test_two_builds_are_byte_equal_whatever_the_order_and_the_workers(corpus, tmp_path):
     import dataclasses
 
-    lines = (open(corpus.input[0]).read()).splitlines()
+    lines = Path(corpus.input[0]).read_text().splitlines()
     shuffled_file = tmp_path / "a.jsonl"
     shuffled_file.write_text("\n".join(reversed(lines)) + "\n")
     again = build(dataclasses.replace(corpus, out=str(tmp_path / "again"), num_workers=1))

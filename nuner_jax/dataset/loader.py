@@ -98,7 +98,8 @@ class ConceptTokens:
         a token's slot is the index of its concept among the C of its group, and C for padding.
         """
         K, C, R, T = capacity.groups, capacity.concepts, capacity.rows, capacity.row_length
-        batch = {name: np.zeros((K, R, T), np.int32) for name in ("concept_tokens", "concept_segment_ids", "concept_positions")}
+        names = ("concept_tokens", "concept_segment_ids", "concept_positions")
+        batch: Batch = {name: np.zeros((K, R, T), np.int32) for name in names}
         batch["concept_slots"] = np.full((K, R, T), C, np.int32)
         batch["concept_ids"] = np.full(K * C, -1, np.int32)
         placed = 0
@@ -222,6 +223,6 @@ class Batches:
 
 def prefetched(batches: Batches, first_step: int, num_threads: int = 2, buffer: int = 8) -> Any:
     """An iterator over the batches from `first_step` on, made ahead of time in threads."""
-    dataset = grain.MapDataset.source(batches)[first_step:]
+    dataset = grain.MapDataset.source(batches)[first_step:]  # type: ignore[arg-type] - grain asks for iteration too, and uses none
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
     return iter(dataset.to_iter_dataset(options))

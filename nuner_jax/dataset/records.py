@@ -29,10 +29,16 @@ def features(row_length: int, mentions_per_row: int) -> "tfds.features.FeaturesD
     return tfds.features.FeaturesDict({**connectors, "num_mentions": tfds.features.Scalar(np.int32)})
 
 
-def serialize(row: Mapping[str, Any]) -> bytes:
-    """A row as a serialised tf.train.Example, its features in the order of their names."""
+def _protos() -> tuple[Any, Any]:
+    """The generated modules of tf.train.Example and of its features, whose contents no type checker sees."""
     from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
+    return tf_example_pb2, tf_feature_pb2
+
+
+def serialize(row: Mapping[str, Any]) -> bytes:
+    """A row as a serialised tf.train.Example, its features in the order of their names."""
+    tf_example_pb2, tf_feature_pb2 = _protos()
     feature = {
         name: tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=np.ravel(row[name]).tolist()))
         for name in sorted(row)
@@ -43,8 +49,7 @@ def serialize(row: Mapping[str, Any]) -> bytes:
 
 def deserialize(records: Sequence[bytes]) -> dict[str, np.ndarray]:
     """Rows stacked: tokens, segment_ids, positions [B, T]; mentions [B, M, 3]; num_mentions [B]."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
+    tf_example_pb2, _ = _protos()
     rows = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
     stacked = {name: np.array([row[name].int64_list.value for row in rows], dtype) for name, dtype in DTYPES.items()}
     stacked["mentions"] = stacked["mentions"].reshape(len(rows), -1, 3)
@@ -58,23 +63,30 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
-    """Writes one ArrayRecord file with a group a record, for random access; returns its (records, bytes)."""
+    """Writes one ArrayRecord file with a group a record, for random access; returns its (records, bytes).
+
+    Raises OSError where the disk is full or refuses.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(str(path), "group_size:1")
     count, size = 0, 0
-    for record in records:
-        writer.write(record)
-        count, size = count + 1, size + len(record)
-    writer.close()
+    try:
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for record in records:
+            writer.write(record)
+            count, size = count + 1, size + len(record)
+        writer.close()
+    except RuntimeError as error:  # what the library makes of every failure to write
+        raise OSError(str(error).split(";")[0]) from None
     return count, size
 
 
 def write_metadata(folder: Path, row_length: int, mentions_per_row: int, shards: Mapping[str, Sequence[tuple[int, int]]]) -> None:
     """TFDS's dataset_info.json and features.json; `shards` holds the (records, bytes) of each shard by split."""
     import tensorflow_datasets as tfds
+    from etils import epath
 
-    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=NAME, filetype_suffix="array_record")
+    template = tfds.core.ShardedFileTemplate(data_dir=epath.Path(folder), dataset_name=NAME, filetype_suffix="array_record")
     splits = [
         tfds.core.SplitInfo(
             name=split,
