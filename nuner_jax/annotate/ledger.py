@@ -65,7 +65,7 @@ class Ledger:
             undo.callback(os.close, self._lock)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             undo.callback(self._db.close)
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-16384", "temp_store=MEMORY"):
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-4096", "temp_store=MEMORY"):
                 self._db.execute(f"PRAGMA {pragma}")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION):
