@@ -177,6 +177,10 @@ class ModelConfig:
     """Initial scale of the cosine."""
     logit_bias: float = -5.0
     """Initial bias of the cosine."""
+    middle_loss: float = 0.0
+    """Weight of the same loss on the hidden state of the middle layer, which few-shot heads read too."""
+    mention_mask: float = 0.0
+    """Share of the mentions whose tokens are masked in the input of a training step, so that context must tell what they are."""
     max_negatives: int = 0
     """Concepts that a token is scored against, at most, where the batch spans several devices; 0: all of the global batch."""
     logit_chunk: int = 1024

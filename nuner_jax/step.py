@@ -26,7 +26,9 @@ def make_train_step(
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         trained, frozen = partition(state["params"], model.is_trained)
-        key = jax.random.fold_in(jax.random.key(seed), state["step"]) if model.config.dropout or model.config.mention_mask else None
+        key = (
+            jax.random.fold_in(jax.random.key(seed), state["step"]) if model.config.dropout or model.config.mention_mask else None
+        )
 
         def loss_fn(trained: Params) -> tuple[jax.Array, Metrics]:
             return model.loss(combine(trained, frozen), batch, key)

@@ -76,7 +76,7 @@ def train(config: TrainConfig) -> None:
         concept_group=config.data.concept_group,
         max_concepts=config.data.max_concepts,
     )
-    program = Program.create(config, encoder_config, mesh, num_steps)
+    program = Program.create(config, encoder_config, mesh, num_steps, tokenizer.mask_token_id)
     learning_rate = optim.schedule(config.optim, config.optim.learning_rate, num_steps)
 
     # State: the newest checkpoint of this run, else the encoder that init_from names.

@@ -35,17 +35,22 @@ class TwoTower:
     freeze_text: int  # -1: nothing, 0: embeddings, N: and the bottom N layers
     freeze_concept: int
     mesh: Mesh
+    mask_token_id: int
 
     @classmethod
-    def create(cls, encoder_config: EncoderConfig, config: ModelConfig, mesh: Mesh) -> "TwoTower":
-        """Raises InputError if more layers are to be frozen than there are."""
+    def create(
+        cls, encoder_config: EncoderConfig, config: ModelConfig, mesh: Mesh, mask_token_id: int | None = None
+    ) -> "TwoTower":
+        """Raises InputError if more layers are to be frozen than there are, or mentions masked without a mask token."""
+        if config.mention_mask and mask_token_id is None:
+            raise InputError(f"model.mention_mask {config.mention_mask}: the tokenizer has no mask token")
         graph, _ = encoder.structure(encoder_config, dtype=config.dtype, attention=config.attention, remat=config.remat)
         layers = encoder_config.num_hidden_layers
         frozen = [layers // 2 if n == "half" else n for n in (config.freeze_layers, config.freeze_concept_layers)]
         for name, number in zip(("freeze_layers", "freeze_concept_layers"), frozen, strict=True):
             if not -1 <= number <= layers:
                 raise InputError(f"model.{name} {number} is not between -1 and the encoder's {layers} layers")
-        return cls(graph, config, frozen[0], frozen[1], mesh)
+        return cls(graph, config, frozen[0], frozen[1], mesh, mask_token_id or 0)
 
     @property
     def num_shards(self) -> int:
@@ -72,12 +77,16 @@ class TwoTower:
             return frozen < 0
         return int(path[2]) >= frozen  # ("text", "layers", "0", ...)
 
-    def embed_text(self, params: Params, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """[B, T, D] vectors of tokens, of length 1 for the cosine."""
+    def embed_text(self, params: Params, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
+        """[B, T, D] vectors of tokens after each layer, embeddings first, of length 1 for the cosine."""
         tower = encoder.merge(self.graph, params["text"])
-        inputs = (batch["tokens"], batch["segment_ids"], batch["positions"])
-        states = tower(*inputs, freeze_layers=self.freeze_text, dropout_rate=self.config.dropout, dropout_key=key)[-1]
-        return unit(states) if self.config.logit == "cosine" else states
+        tokens = batch["tokens"]
+        if key is not None and self.config.mention_mask:
+            key, mask_key = jax.random.split(key)
+            tokens = mask_mentions(tokens, batch["mentions"], self.config.mention_mask, self.mask_token_id, mask_key)
+        inputs = (tokens, batch["segment_ids"], batch["positions"])
+        states = tower(*inputs, freeze_layers=self.freeze_text, dropout_rate=self.config.dropout, dropout_key=key)
+        return tuple(unit(x) for x in states) if self.config.logit == "cosine" else states
 
     def embed_concepts(self, params: Params, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[S, C, D] vectors of concepts, means over the tokens of each, of length 1 for the cosine; zeros for an empty slot.
@@ -124,18 +133,25 @@ class TwoTower:
         Summed over concepts, averaged over text tokens of the global batch.
         """
         text_key, concept_key = (None, None) if key is None else jax.random.split(key)
-        text = self.embed_text(params, batch, text_key)  # [B, T, D]
+        states = self.embed_text(params, batch, text_key)  # [B, T, D] each
         concepts = self.embed_concepts(params, batch, concept_key)  # [S, C, D]
         ids = batch["concept_ids"].reshape(self.num_shards, -1)
         scale, bias = jnp.exp(params["logit_scale"]), params["logit_bias"]
         score = jax.shard_map(
             self._local_sums, mesh=self.mesh, in_specs=(P(SHARDED),) * 5 + (P(), P()), out_specs=P(SHARDED), check_vma=False
         )
-        parts = score(text, batch["text_mask"], batch["mentions"], concepts, ids, scale, bias)
-        sums = jax.tree.map(jnp.sum, parts)
-        loss = sums["loss"] / jnp.maximum(sums["tokens"], 1.0)
+
+        def sums_of(text: jax.Array) -> Sums:
+            parts = score(text, batch["text_mask"], batch["mentions"], concepts, ids, scale, bias)
+            return jax.tree.map(jnp.sum, parts)
+
+        sums = sums_of(states[-1])
+        last = sums["loss"] / jnp.maximum(sums["tokens"], 1.0)
+        loss = last
+        if self.config.middle_loss:
+            loss += self.config.middle_loss * sums_of(states[len(states) // 2])["loss"] / jnp.maximum(sums["tokens"], 1.0)
         metrics = {
-            "loss": loss,
+            "loss": last,
             "tokens": sums["tokens"],
             "concepts": sums["pairs"] / jnp.maximum(sums["tokens"], 1.0),
             "positive_rate": sums["positives"] / jnp.maximum(sums["pairs"], 1.0),
@@ -187,6 +203,15 @@ def usage(batch: Batch) -> Metrics:
         metrics[f"{prefix}attended"] = same.sum().astype(jnp.float32)
         metrics[f"{prefix}padding"] = 1 - metrics[f"{prefix}positions"] / segments.size
     return metrics
+
+
+def mask_mentions(tokens: jax.Array, mentions: jax.Array, rate: float, mask_token_id: int, key: jax.Array) -> jax.Array:
+    """[B, T] tokens with a share of the mentions [B, M, 3] replaced by the mask token: what they are must come from context."""
+    first, last, concept = (mentions[..., i] for i in range(3))
+    chosen = jax.random.bernoulli(key, rate, concept.shape) & (concept >= 0)
+    position = jnp.arange(tokens.shape[1])
+    inside = (first[..., None] <= position) & (position <= last[..., None]) & chosen[..., None]  # [B, M, T]
+    return jnp.where(inside.any(1), mask_token_id, tokens)
 
 
 def unit(x: jax.Array) -> jax.Array:
