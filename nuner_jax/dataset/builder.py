@@ -11,22 +11,25 @@ import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuner_jax import __version__
-from nuner_jax.cli import Strs, as_dict
+from nuner_jax.cli import Strs
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records
 from nuner_jax.dataset.importers import read_any
+from nuner_jax.dataset.manifest import build_manifest, describe_input, save_manifest
+from nuner_jax.dataset.merge import merge_texts
 from nuner_jax.dataset.packing import TokenSpans, fill_row, pack
 from nuner_jax.dataset.summary import write_summary
 from nuner_jax.dataset.tokenize import tokenize
 from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
-from nuner_jax.pretrained import load_tokenizer, resolve, tokenizer_fingerprint
+from nuner_jax.pretrained import load_tokenizer, resolve
 from nuner_jax.schema import AnnotatedText
 
 if TYPE_CHECKING:
@@ -65,7 +68,8 @@ def build(config: DatasetConfig) -> Path:
     config = replace(config, input=Strs(str(REPLIES) if name == "demo" else name for name in config.input))
     tokenizer = load_tokenizer(config.tokenizer)
     dropped: Counter[str] = Counter()
-    encoded = encode(config, read(config, dropped))
+    counts: Counter[int] = Counter()
+    encoded = encode(config, read(config, dropped, counts))
     encoded.dropped.update(dropped)
     sentences = unique(encoded.sentences, encoded.dropped)
     frequency = count_concepts(sentences, config.min_concept_count, encoded.dropped)
@@ -78,22 +82,55 @@ def build(config: DatasetConfig) -> Path:
         max_length=config.max_concept_length,
         with_description=config.concept_text == "name_and_description",
     )
-    folder = records.dataset_folder(config.out)
-    partial_folder = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
     groups = group_sentences(sentences, config)
-    shards = write_groups(config, partial_folder, groups, {concept.name: concept.id for concept in table})
-    finish(config, partial_folder, tokenizer, sentences, table, shards, encoded.dropped)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial_folder, folder)
-    return folder
+    with replaced(records.dataset_folder(config.out)) as folder:
+        shards = write_groups(config, folder, groups, {concept.name: concept.id for concept in table})
+        records.write_metadata(folder, config.row_length, config.mentions_per_row, shards)
+        concepts.save_table(folder / "concepts.jsonl", table)
+        manifest = build_manifest(
+            config,
+            tokenizer,
+            inputs=[describe_input(path, counts[i]) for i, path in enumerate(config.input)],
+            counts={
+                "sentences": len(sentences),
+                "mentions": sum(len(sentence.mentions) for _, sentence in sentences),
+                "concepts": len(table),
+                "tokens": sum(len(sentence.tokens) for _, sentence in sentences),
+            },
+            rows={split: sum(count for count, _ in sizes) for split, sizes in shards.items()},
+            dropped=encoded.dropped,
+        )
+        save_manifest(folder / "manifest.json", manifest)
+        write_summary(folder / "summary.md", manifest, table)
+    return records.dataset_folder(config.out)
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` at the end; after an error there is nothing of it.
+
+    Raises InputError where it cannot be written.
+    """
+    partial_folder = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
+        yield partial_folder
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial_folder, folder)
+    except BaseException as error:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        raise
 
 
 def check(config: DatasetConfig) -> None:
     """Raises InputError where settings cannot work, before anything is read."""
     if not config.input:
         raise InputError("input: name at least one file (--input FILE ...)")
+    if config.merge != "none" and len(config.input) < 2:
+        raise InputError(f"merge {config.merge} is about two or more inputs, one an annotator; there is {len(config.input)}")
     if not 8 <= config.row_length <= 32_767:
         raise InputError(f"row_length {config.row_length} is not between 8 and 32767")
     if config.mentions_per_row < 1:
@@ -103,11 +140,26 @@ def check(config: DatasetConfig) -> None:
     positions = json.loads((resolve(config.tokenizer) / "config.json").read_text(encoding="utf8")).get("max_position_embeddings")
     if positions and config.row_length > positions:
         raise InputError(f"row_length {config.row_length} exceeds the {positions} positions of {config.tokenizer}")
+    out = records.dataset_folder(config.out).absolute()
+    there = next(folder for folder in [out, *out.parents] if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"out {config.out}: cannot be written ({there} is no folder that this user may write)")
 
 
-def read(config: DatasetConfig, dropped: Counter[str]) -> Iterator[AnnotatedText]:
-    """The sentences of all input files in order, the first config.limit of them."""
-    everything = (record for path in config.input for record in read_any(path, counts=dropped))
+def read(config: DatasetConfig, dropped: Counter[str], counts: Counter[int]) -> Iterator[AnnotatedText]:
+    """The sentences of all input files in order, merged if so configured, the first config.limit of them.
+
+    `counts` gets the number of sentences that were read from each input.
+    """
+
+    def counted(index: int, path: str) -> Iterator[AnnotatedText]:
+        for record in read_any(path, counts=dropped):
+            counts[index] += 1
+            yield record
+
+    files = [counted(index, path) for index, path in enumerate(config.input)]
+    how = config.merge
+    everything = chain.from_iterable(files) if how == "none" else reduce(lambda a, b: merge_texts(a, b, how, dropped), files)
     return islice(everything, config.limit) if config.limit else everything
 
 
@@ -229,54 +281,3 @@ def packed_records(config: DatasetConfig, sentences: Sequence[TokenSpans], ids: 
             for i in row
         ]
         yield records.serialize(fill_row(members, config.row_length, config.mentions_per_row))
-
-
-def finish(
-    config: DatasetConfig,
-    folder: Path,
-    tokenizer: "PreTrainedTokenizerFast",
-    sentences: Sequence[tuple[bytes, TokenSpans]],
-    table: Sequence[concepts.Concept],
-    shards: Mapping[str, Sequence[tuple[int, int]]],
-    dropped: Mapping[str, int],
-) -> None:
-    """Writes what lies beside the shards: TFDS's metadata, concept table, manifest and summary."""
-    records.write_metadata(folder, config.row_length, config.mentions_per_row, shards)
-    concepts.save_table(folder / "concepts.jsonl", table)
-    rows = {split: sum(count for count, _ in sizes) for split, sizes in shards.items()}
-    tokens = sum(len(sentence.tokens) for _, sentence in sentences)
-    specials = tokenizer.num_special_tokens_to_add()
-    manifest = {
-        "format": 1,
-        "nuner_jax": __version__,
-        "sentences": len(sentences),
-        "mentions": sum(len(sentence.mentions) for _, sentence in sentences),
-        "concepts": len(table),
-        "tokens": tokens,
-        "text_tokens": tokens - specials * len(sentences),
-        "rows": rows,
-        "row_length": config.row_length,
-        "mentions_per_row": config.mentions_per_row,
-        "fill": tokens / (config.row_length * sum(rows.values())),
-        "special_token_ids": sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}),
-        "pad_token_id": tokenizer.pad_token_id,
-        "tokenizer": tokenizer_fingerprint(tokenizer),
-        "inputs": {Path(path).name: file_hash(path) for path in config.input},
-        "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
-        "config": {
-            key: value for key, value in as_dict(config).items() if key not in ("input", "out", "num_workers", "tokenizer")
-        },
-    }
-    manifest["fingerprint"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
-    write_summary(folder / "summary.md", manifest, table)
-
-
-def file_hash(path: str) -> str:
-    """SHA-256 of a file's bytes; of a folder's files in the order of their names."""
-    files = sorted(p for p in Path(path).rglob("*") if p.is_file()) if Path(path).is_dir() else [Path(path)]
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

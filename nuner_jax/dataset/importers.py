@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from nuner_jax.annotate.align import Annotation, align
 from nuner_jax.annotate.parse import annotate_reply
+from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
 from nuner_jax.schema import AnnotatedText, Mention, read_annotated, read_json_lines, spans_from_tags
 
@@ -40,6 +41,8 @@ def describe(path: str | os.PathLike[str], format: str = "auto") -> dict[str, st
     """Format, licence and source of a file, for the manifest."""
     kind = detect(path) if format == "auto" else format
     importer = _importer(path, kind)
+    if Path(path) == REPLIES:
+        importer = importer._replace(licence="Apache-2.0", source="bundled corpus of nuner_jax, synthetic (DATA_CARD.md)")
     return {"path": os.path.basename(path), "format": kind, "licence": importer.licence, "source": importer.source}
 
 

@@ -30,8 +30,8 @@ def merge_texts(
 ) -> Iterator[AnnotatedText]:
     """The texts of two annotators, matched by their text; in the order of the first, then what only the second has.
 
-    union keeps a text that one annotator alone has; agreement drops it, counted as "text: one annotator only". All of the second
-    is held in memory.
+    union keeps a text that one annotator alone has; agreement drops it and the spans that one alone has marked, counted as "text:"
+    and "mention: one annotator only". All of the second is held in memory.
     """
     others: dict[str, AnnotatedText] = {}
     for record in second:
@@ -43,7 +43,12 @@ def merge_texts(
         other = others.get(record.text)
         matched.add(record.text)
         if other is not None:
-            yield AnnotatedText(record.text, merge_mentions(record.mentions, other.mentions, how), record.id, record.source)
+            mentions = merge_mentions(record.mentions, other.mentions, how)
+            if how == "agreement":
+                agreed = {(m.start, m.end) for m in mentions}
+                lost = sum((m.start, m.end) not in agreed for m in (*record.mentions, *other.mentions))
+                counts["mention: one annotator only"] += lost
+            yield AnnotatedText(record.text, mentions, record.id, record.source)
         elif how == "union":
             yield record
         else:

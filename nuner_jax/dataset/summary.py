@@ -22,6 +22,15 @@ def summary(manifest: Mapping[str, Any], table: Sequence[Concept], ends: int = 2
         f"- text tokens: {m['text_tokens']:,} ({m['text_tokens'] / m['sentences']:.1f} a sentence)",
         f"- rows of {m['row_length']} tokens: {rows}; {m['fill']:.1%} filled",
         "",
+        "## Inputs",
+        "",
+        "| file | format | sentences read | licence | source |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {_cell(i['path'])} | {i['format']} | {i['sentences']:,} | {_cell(i['licence'])} | {_cell(i['source'])} |"
+            for i in m["inputs"]
+        ),
+        "",
         "## Dropped",
         "",
         *([f"- {reason}: {count:,}" for reason, count in m["dropped"].items()] or ["nothing"]),

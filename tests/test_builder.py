@@ -1,0 +1,128 @@
+"""The dataset stage as a whole: where its data comes from, what it says about it, and what a failure leaves."""
+
+import json
+import resource
+import signal
+
+import pytest
+from helpers import write_mentions
+
+from nuner_jax.cli import Strs
+from nuner_jax.config import DatasetConfig
+from nuner_jax.dataset.builder import build
+from nuner_jax.dataset.loader import PackedDataset
+from nuner_jax.errors import InputError
+
+TEXT = "alpha beta gamma"
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf8")
+    return str(path)
+
+
+def annotated(text, *spans):
+    return {"text": text, "mentions": [{"start": a, "end": b, "concept": c} for a, b, c in spans]}
+
+
+@pytest.fixture
+def settings(tmp_path, tiny_encoder):
+    return {"out": str(tmp_path / "data"), "tokenizer": str(tiny_encoder), "row_length": 32, "validation_fraction": 0.0}
+
+
+def test_every_input_is_named_with_format_licence_source_and_hash(tmp_path, settings):
+    first = write(tmp_path / "a.jsonl", [annotated(TEXT, (0, 5, "letter"))])
+    conversation = [{"from": "human", "value": "Text: delta iota"}, {"from": "gpt", "value": "read"}]
+    conversation += [{"from": "human", "value": "What describes word in the text?"}, {"from": "gpt", "value": '["iota"]'}]
+    second = write(tmp_path / "b.jsonl", [{"id": "1", "conversations": conversation}])
+    folder = build(DatasetConfig(input=Strs([first, second]), **settings))
+    inputs = json.loads((folder / "manifest.json").read_text())["inputs"]
+    assert [(i["path"], i["format"], i["licence"], i["sentences"]) for i in inputs] == [
+        ("a.jsonl", "annotated", "that of the text and its annotator", 1),
+        ("b.jsonl", "pilener", "CC BY-NC 4.0", 1),
+    ]
+    assert len({i["sha256"] for i in inputs}) == 2
+    summary = (folder / "summary.md").read_text()
+    assert "| b.jsonl | pilener | 1 | CC BY-NC 4.0 |" in summary
+
+
+def test_the_bundled_corpus_names_its_own_licence(settings):
+    folder = build(DatasetConfig(input=Strs(["demo"]), limit=20, **settings))
+    (entry,) = json.loads((folder / "manifest.json").read_text())["inputs"]
+    assert (entry["licence"], entry["sentences"]) == ("Apache-2.0", 20)
+
+
+@pytest.mark.parametrize(
+    ("merge", "concepts", "dropped"),
+    [
+        ("none", ["letter", "greek", "word"], {}),
+        ("union", ["letter", "greek", "word"], {}),
+        ("agreement", ["letter", "greek"], {"mention: one annotator only": 1, "text: one annotator only": 1}),
+    ],
+)
+def test_two_annotators_of_the_same_texts(tmp_path, settings, merge, concepts, dropped):
+    first = write(tmp_path / "a.jsonl", [annotated(TEXT, (0, 5, "letter"))])
+    second = write(tmp_path / "b.jsonl", [annotated(TEXT, (0, 5, "greek"), (6, 10, "word")), annotated("zeta")])
+    folder = build(DatasetConfig(input=Strs([first, second]), merge=merge, **settings))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {c.name for c in PackedDataset(settings["out"]).concepts} == set(concepts)
+    assert manifest["dropped"] == dropped
+    assert [i["sentences"] for i in manifest["inputs"]] == [1, 2]
+    assert manifest["sentences"] == {"none": 3, "union": 2, "agreement": 1}[merge]
+
+
+def test_merging_needs_two_inputs(tmp_path, settings):
+    path = write(tmp_path / "a.jsonl", [annotated(TEXT)])
+    with pytest.raises(InputError, match="merge union is about two or more inputs"):
+        build(DatasetConfig(input=Strs([path]), merge="union", **settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("b.jsonl", '{"text": "x"}\n{"text": 3}\n', r'b\.jsonl, line 2: "text" is missing'),
+        ("b.csv", "text,label\na,b\n", r"b\.csv, line 2: expected the columns input and output"),
+        ("b.jsonl", None, r"b\.jsonl: cannot be read \(No such file"),
+    ],
+)
+@pytest.mark.parametrize("merge", ["none", "union"])
+def test_one_bad_input_among_good_ones_ends_the_build_without_a_trace(tmp_path, settings, name, content, message, merge):
+    good = write_mentions(tmp_path / "a.jsonl", 20)
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        build(DatasetConfig(input=Strs([str(good), str(tmp_path / name)]), merge=merge, **settings))
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_empty_file_among_others_is_counted_and_alone_is_refused(tmp_path, settings):
+    good, empty = str(write_mentions(tmp_path / "a.jsonl", 20)), write(tmp_path / "empty.jsonl", [])
+    folder = build(DatasetConfig(input=Strs([good, empty]), **settings))
+    assert [i["sentences"] for i in json.loads((folder / "manifest.json").read_text())["inputs"]] == [20, 0]
+    with pytest.raises(InputError, match=r"empty\.jsonl: no sentence to train on"):
+        build(DatasetConfig(input=Strs([empty]), **settings | {"out": str(tmp_path / "other")}))
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, settings):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/data: cannot be written"):
+        build(DatasetConfig(input=Strs(["nowhere.jsonl"]), **settings | {"out": str(tmp_path / "file/data")}))
+
+
+def test_a_full_disk_leaves_no_half_data_set_and_the_earlier_one_stays(tmp_path, settings):
+    path = str(write_mentions(tmp_path / "a.jsonl", 2000))
+    small = str(write_mentions(tmp_path / "small.jsonl", 3))
+    folder = build(DatasetConfig(input=Strs([small]), **settings))
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises(InputError, match="cannot be written"):
+            build(DatasetConfig(input=Strs([path]), **settings))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert not folder.with_name("1.0.0.partial").exists()
