@@ -63,11 +63,8 @@ def test_a_reply_is_durable_before_anybody_judges_it(path):
         scan(ledger, texts(2), TERMS)
         ledger.write([(pending(ledger)[0].id, 3, reply("Sentence <> x"))], ())
         other = sqlite3.connect(path)  # what another process would find after a kill
-        assert other.execute("SELECT state, reply, attempts FROM requests WHERE id=1").fetchone() == (
-            "received",
-            "Sentence <> x",
-            3,
-        )
+        assert other.execute("SELECT state, attempts FROM requests WHERE id=1").fetchone() == ("received", 3)
+        assert other.execute("SELECT reply FROM attempts").fetchall() == [("Sentence <> x",)]
     with Ledger(path) as ledger:
         assert [r.id for r in ledger.requests("received")] == [1]
 

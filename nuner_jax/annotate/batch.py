@@ -49,7 +49,7 @@ def run(action: str, config: AnnotateConfig) -> int:
                 await client.close()
 
         if asyncio.run(session()):
-            finish(ledger, config)
+            finish(ledger, Path(config.out))
         return 0
 
 
@@ -75,7 +75,7 @@ def merge(ledger: Ledger, config: AnnotateConfig) -> int:
     for name in config.results:
         counts = merge_file(ledger, Path(name), config, budget_of(ledger, config))
         print(f"{name}: {_told(counts)}")
-    finish(ledger, config)
+    finish(ledger, Path(config.out))
     return 0
 
 

@@ -75,13 +75,14 @@ class Client:
         self.has_key = bool(key)
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=config.concurrency)
         timeout = openai.Timeout(connect=config.connect_timeout, read=config.read_timeout, write=30.0, pool=None)
-        transport = _LimitedTransport(limits=limits)
         self._openai = openai.AsyncOpenAI(
             api_key=key or "none",  # local servers need none, the SDK insists on one
             base_url=self.url,
             max_retries=0,
             timeout=timeout,
-            http_client=openai.DefaultAsyncHttpxClient(transport=transport, timeout=timeout, base_url=self.url),
+            http_client=openai.DefaultAsyncHttpxClient(
+                limits=limits, timeout=timeout, base_url=self.url, event_hooks={"response": [_limit_body]}
+            ),
         )
 
     @property
@@ -215,9 +216,6 @@ class _LimitedStream(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-class _LimitedTransport(httpx2.AsyncHTTPTransport):
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await super().handle_async_request(request)
-        if request.url.path.endswith("/chat/completions"):  # the result of a batch may well be larger
-            response.stream = _LimitedStream(response.stream)
-        return response
+async def _limit_body(response: httpx2.Response) -> None:
+    if response.request.url.path.endswith("/chat/completions"):  # the result of a batch may well be larger
+        response.stream = _LimitedStream(response.stream)

@@ -3,12 +3,13 @@
 A request is known by its key, the hash of what the reply depends on: model, prompt version, parameters, text. `requests.state`:
 
     pending   no reply yet
-    received  a reply is stored, nobody has looked at it
-    ok, cut, ...   the verdict under which the reply is kept (verdict.py); others than ok only after the last try
+    received  a reply is stored (in `attempts`), nobody has looked at it
+    ok, cut, ...   the verdict under which its reply is kept (verdict.py); others than ok only after the last try
     refused   the server will not answer this input
 
-Replies that were paid but not kept go to the table `attempts`; nothing paid is ever deleted. `sentences` holds what the requests
-ask about; `scan` and `seq` there say in which reading of the corpus (scan.py), and where, a sentence was last seen.
+Every reply goes to the table `attempts` first; the one that is kept moves to `requests`, and its request is never sent again.
+Nothing paid is ever deleted. `sentences` holds what the requests ask about; `scan` and `seq` there say in which reading of the
+corpus (scan.py), and where, a sentence was last seen.
 """
 
 import contextlib
@@ -21,12 +22,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nuner_jax.annotate.records import Answered, Reply, Request, Sentence
+from nuner_jax.annotate.records import Answered, Reply, Request, Sentence, Terms
 from nuner_jax.errors import InputError
 
 VERSION = 1
 RESERVE_BYTES = 4 << 20
 OPEN = ("pending", "received")
+UNSEEN = ""
+"""Verdict in `attempts` of a reply that nobody has looked at."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
@@ -145,13 +148,13 @@ class Ledger:
             for request, verdict, again in verdicts:
                 _settle(db, request, verdict, again)
             for request, sent, reply in replies:
-                changed = db.execute(
-                    "UPDATE requests SET state='received', reply=?, finish_reason=?, prompt_tokens=?, completion_tokens=?,"
-                    " cost=?, attempts=attempts+?, error=NULL, answered=? WHERE id=? AND state='pending'",
-                    (*reply, sent, now, request),
+                expected = db.execute(
+                    "UPDATE requests SET state='received', attempts=attempts+?, error=NULL WHERE id=? AND state='pending'",
+                    (sent, request),
                 ).rowcount
-                if not changed:  # answered twice (a batch beside a direct run): the first one counts, this one was paid as well
-                    db.execute("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?)", (request, "late", *reply, now))
+                # Answered twice (a batch beside a direct run): the first one counts, but this one was paid as well.
+                verdict = UNSEEN if expected else "late"
+                db.execute("INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?)", (request, verdict, *reply, now))
             if note is not None:
                 _note(db, *note)
 
@@ -189,13 +192,16 @@ class Ledger:
 
     def _request(self, identity: int, key: str) -> Request:
         texts = self._db.execute("SELECT text FROM sentences WHERE request=? ORDER BY position", (identity,)).fetchall()
-        bad = self._db.execute("SELECT COUNT(*) FROM attempts WHERE request=? AND verdict<>'late'", (identity,)).fetchone()[0]
+        query = "SELECT COUNT(*) FROM attempts WHERE request=? AND verdict NOT IN ('late', ?)"
+        bad = self._db.execute(query, (identity, UNSEEN)).fetchone()[0]
         return Request(identity, key, tuple(t[0] for t in texts), bad)
 
     def reply(self, request: int) -> Reply:
-        """The stored reply of a request that has one."""
+        """The reply of a request that has one: the one that nobody has looked at, else the one that was kept."""
         columns = "reply, finish_reason, prompt_tokens, completion_tokens, cost"
-        return Reply(*self._db.execute(f"SELECT {columns} FROM requests WHERE id=?", (request,)).fetchone())
+        query = f"SELECT {columns} FROM attempts WHERE request=? AND verdict=?"
+        unseen = self._db.execute(query, (request, UNSEEN)).fetchone()
+        return Reply(*(unseen or self._db.execute(f"SELECT {columns} FROM requests WHERE id=?", (request,)).fetchone()))
 
     def states(self) -> Counter[str]:
         """How many requests of the last scan are in each state; `batched`: pending, but in a batch that is under way."""
@@ -212,6 +218,11 @@ class Ledger:
         kept, other = (self._db.execute(sums + table).fetchone() for table in ("requests", "attempts"))
         return kept[0] + other[0], kept[1] + other[1], kept[2] + other[2]
 
+    def priced(self) -> bool:
+        """Whether the price of every kept reply of the last scan was known."""
+        query = "SELECT COUNT(*) FROM requests WHERE scan=? AND reply IS NOT NULL AND cost IS NULL"
+        return not self._db.execute(query, (self.scan_number(),)).fetchone()[0]
+
     def num_answered(self) -> int:
         """How many sentences of the last scan have a kept reply."""
         query = (
@@ -219,6 +230,12 @@ class Ledger:
             " AND r.state NOT IN ('pending', 'received', 'refused')"
         )
         return self._db.execute(query, (self.scan_number(),)).fetchone()[0]
+
+    def terms(self) -> Terms | None:
+        """What the requests of the last scan depend on besides their texts; None if there are none."""
+        query = "SELECT model, prompt_version, params FROM requests WHERE scan=? LIMIT 1"
+        row = self._db.execute(query, (self.scan_number(),)).fetchone()
+        return Terms(*row) if row else None
 
     def errors(self) -> list[tuple[str, str, int]]:
         """(state, error, count) of the requests of the last scan that have an error, most frequent first."""
@@ -251,7 +268,7 @@ def _lock(path: Path) -> int:
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise InputError(f"{path}: in use by another process ({owner}); one process at a time may annotate into it") from None
@@ -268,28 +285,26 @@ _REPLY = "reply, finish_reason, prompt_tokens, completion_tokens, cost, answered
 
 
 def _settle(db: sqlite3.Connection, request: int, verdict: str, again: bool) -> None:
-    """Keeps the received reply under its verdict, or puts it aside and frees the request for another try.
+    """Keeps the received reply under its verdict, or leaves it aside and frees the request for another try.
 
     If no try gave a good reply, the one that came most often is kept, of several such the longest: two runs then agree on it.
     """
-    if verdict == "ok" and not again:
-        db.execute("UPDATE requests SET state='ok' WHERE id=? AND state='received'", (request,))
-        return
-    db.execute(
-        f"INSERT INTO attempts SELECT id, ?, {_REPLY} FROM requests WHERE id=? AND state='received'",
-        (verdict, request),
-    )
+    new = db.execute("SELECT rowid FROM attempts WHERE request=? AND verdict=?", (request, UNSEEN)).fetchone()
+    if new is None:
+        return  # settled before
+    db.execute("UPDATE attempts SET verdict=? WHERE rowid=?", (verdict, new[0]))
     if again:
-        kept = (None,) * 6
-        state = "pending"
-    else:
-        best = db.execute(
-            f"SELECT rowid, verdict, {_REPLY} FROM attempts a WHERE request=?1 AND verdict<>'late' ORDER BY"
-            " (SELECT COUNT(*) FROM attempts b WHERE b.request=?1 AND b.reply=a.reply AND b.verdict=a.verdict) DESC,"
-            " verdict IN ('cut', 'partial') DESC, LENGTH(reply) DESC, rowid LIMIT 1",
-            (request,),
-        ).fetchone()
-        db.execute("DELETE FROM attempts WHERE rowid=?", (best[0],))
-        state, kept = best[1], best[2:]
+        db.execute("UPDATE requests SET state='pending' WHERE id=?", (request,))
+        return
+    best = new if verdict == "ok" else db.execute(_BEST, (request,)).fetchone()
+    state, *reply = db.execute(f"SELECT verdict, {_REPLY} FROM attempts WHERE rowid=?", best).fetchone()
     columns = ", ".join(f"{name}=?" for name in _REPLY.split(", "))
-    db.execute(f"UPDATE requests SET state=?, {columns} WHERE id=? AND state='received'", (state, *kept, request))
+    db.execute(f"UPDATE requests SET state=?, {columns} WHERE id=?", (state, *reply, request))
+    db.execute("DELETE FROM attempts WHERE rowid=?", best)
+
+
+_BEST = """
+SELECT rowid FROM attempts a WHERE request=?1 AND verdict<>'late' ORDER BY
+    (SELECT COUNT(*) FROM attempts b WHERE b.request=?1 AND b.reply=a.reply AND b.verdict=a.verdict) DESC,
+    verdict IN ('cut', 'partial') DESC, LENGTH(reply) DESC, rowid LIMIT 1
+"""

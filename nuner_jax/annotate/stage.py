@@ -44,12 +44,18 @@ def annotate(config: AnnotateConfig) -> int:
 
             dry_run(config)
             return 0
-        url = stack.enter_context(demo_server()) if config.llm.base_url == "demo" else ""
-        client = Client(config.llm, url)  # before the corpus is read, so that a missing key is told at once
+
+        def connect() -> Client:
+            return Client(config.llm, stack.enter_context(demo_server()) if config.llm.base_url == "demo" else "")
+
+        # Before the corpus is read, so that a missing key is told at once; but where nothing is left to do, none is needed.
+        client = None if (Path(config.out) / "ledger.sqlite").exists() else connect()
         ledger = stack.enter_context(open_ledger(config))
+        if client is None and (not is_read(ledger, config) or waiting(ledger)):
+            client = connect()
         read(ledger, config)
-        sender = send(ledger, client, config)
-        finish(ledger, config)
+        sender = send(ledger, client, config) if client is not None and waiting(ledger) else None
+        finish(ledger, Path(config.out))
         return conclude(ledger, sender, config)
 
 
@@ -59,7 +65,7 @@ def parse(config: AnnotateConfig) -> int:
     if not path.is_file():
         raise InputError(f"out: there is no ledger {path}")
     with stopped_by_sigterm(), Ledger(path) as ledger:
-        finish(ledger, config)
+        finish(ledger, path.parent)
     return 0
 
 
@@ -125,16 +131,20 @@ def sentences_of(config: AnnotateConfig, counts: Counter[str]) -> Iterator[Sente
 
 def read(ledger: Ledger, config: AnnotateConfig) -> None:
     """Reads the corpus into the ledger, unless the very same one has been read to its end before."""
-    mark = fingerprint(config)
-    known = json.loads(ledger.note("corpus") or "{}")
-    if known.get("fingerprint") == mark:
+    if is_read(ledger, config):
         return
     counts: Counter[str] = Counter()
     found = scan(ledger, sentences_of(config, counts), terms_of(config), config.llm.sentences_per_request)
     if not found["sentences"]:
         reasons = ", ".join(f"{name} {n}" for name, n in sorted((counts + found).items())) or "it is empty"
         raise InputError(f"corpus.path {config.corpus.path}: no sentence to annotate ({reasons})")
-    ledger.set_note("corpus", json.dumps({"fingerprint": mark, "counts": counts, "found": found}))
+    facts = {"path": config.corpus.path, "fingerprint": fingerprint(config), "counts": counts, "found": found}
+    ledger.set_note("corpus", json.dumps(facts))
+
+
+def is_read(ledger: Ledger, config: AnnotateConfig) -> bool:
+    """Whether the ledger's last scan was of this very corpus, to its end."""
+    return json.loads(ledger.note("corpus") or "{}").get("fingerprint") == fingerprint(config)
 
 
 def fingerprint(config: AnnotateConfig) -> str:
@@ -160,15 +170,18 @@ def budget_of(ledger: Ledger, config: AnnotateConfig, share: float = 1.0) -> Bud
     return Budget(price and price.times(share), config.budget.usd, config.budget.tokens, usd, sum(tokens))
 
 
-def send(ledger: Ledger, client: Client, config: AnnotateConfig) -> Sender | None:
-    """Sends what is pending; None if nothing is."""
+def waiting(ledger: Ledger) -> int:
+    """Requests of the last scan that are to be sent, or whose reply nobody has looked at."""
     states = ledger.states()
-    waiting = states["pending"] + states["received"]
-    if not waiting:
-        return None
+    return states["pending"] + states["received"]
+
+
+def send(ledger: Ledger, client: Client, config: AnnotateConfig) -> Sender:
+    """Sends what is pending."""
+    states = ledger.states()
     total = sum(states.values()) - states["batched"]
     budget = budget_of(ledger, config)
-    progress = Progress(total, total - waiting, budget)
+    progress = Progress(total, total - waiting(ledger), budget)
     sender = Sender(config.llm, client, ledger, budget, progress)
 
     async def run() -> None:
@@ -188,9 +201,8 @@ def send(ledger: Ledger, client: Client, config: AnnotateConfig) -> Sender | Non
 # The end
 
 
-def finish(ledger: Ledger, config: AnnotateConfig) -> None:
+def finish(ledger: Ledger, out: Path) -> None:
     """Writes annotations-*.jsonl and the report from what the ledger holds."""
-    out = Path(config.out)
     corpus = json.loads(ledger.note("corpus") or "{}")
     dropped = Counter({name: n for name, n in corpus.get("counts", {}).items() if name not in TAKEN})
     dropped.update({f"sentence: {name}": corpus.get("found", {}).get(name, 0) for name in ("repeated", "not_unicode")})
@@ -200,14 +212,14 @@ def finish(ledger: Ledger, config: AnnotateConfig) -> None:
     for state, error, count in ledger.errors():
         dropped[f"request: {state}, {error}"] += count
     usd, prompt_tokens, completion_tokens = ledger.spent()
-    terms = terms_of(config)
+    terms = ledger.terms()
     facts = {
-        "corpus": config.corpus.path,
-        "model": terms.model,
-        "prompt": f"{terms.prompt_version}, {terms.params}",
+        "corpus": corpus.get("path", ""),
+        "model": terms.model if terms else "",
+        "prompt": f"{terms.prompt_version}, {terms.params}" if terms else "",
         "requests": ", ".join(f"{count:,} {state}" for state, count in states.most_common()),
         "tokens paid": f"{prompt_tokens:,} in, {completion_tokens:,} out",
-        "cost": dollars(usd) if budget_of(ledger, config).price else "no price known",
+        "cost": dollars(usd) if ledger.priced() else "not known: the model has no price",
     }
     try:
         report.write_report(out, statistics, dropped, facts)
@@ -221,7 +233,7 @@ def conclude(ledger: Ledger, sender: Sender | None, config: AnnotateConfig) -> i
     left = states["pending"]
     usd, *tokens = ledger.spent()
     done = sum(states.values()) - left - states["batched"]
-    cost = dollars(usd) if budget_of(ledger, config).price else "unknown"
+    cost = dollars(usd) if ledger.priced() else "unknown"
     say(f"{done} of {sum(states.values())} requests answered, cost {cost}, {sum(tokens)} tokens; annotations in {config.out}")
     if states["batched"]:
         say(f"{states['batched']} requests are in batches under way: annotate batch poll")

@@ -12,6 +12,10 @@ from nuner_jax.config import LlmConfig
 
 CHARS_PER_TOKEN = 16
 """No reply of N tokens has more characters than this times N; a longer one did not keep to max_tokens."""
+MIN_CHARS_PER_TOKEN = 0.5
+"""No reply of N tokens has fewer; a server that counts more did not count this reply."""
+MAX_UNREPEATED = 20
+"""A reply with more annotations than this, most of them repetitions, comes from a model that went in circles."""
 
 
 class Verdict(NamedTuple):
@@ -30,15 +34,16 @@ def judge(texts: Sequence[str], reply: str, finish_reason: str, completion_token
     """The verdict on a reply to a request about `texts`.
 
     A reply cut because it used up max_tokens would be cut again, as what a filter holds back would be; everything else may be an
-    accident. Garbled is a reply of which the sentences hold less than half of the mentions, or with broken characters; a
-    sentence such as "There are no entities." is an answer.
+    accident. Garbled is a reply of which the sentences hold less than half of the mentions, or that repeats itself, or with
+    broken characters; a sentence such as "There are no entities." is an answer.
     """
     if len(reply) > CHARS_PER_TOKEN * max_tokens:
         return Verdict("huge", False)
     if finish_reason == "content_filter":
         return Verdict("filtered", True)
     if finish_reason == "length":
-        return Verdict("cut", completion_tokens is not None and completion_tokens >= max_tokens)
+        used_up = completion_tokens is not None and completion_tokens >= max_tokens
+        return Verdict("cut", used_up and len(reply) >= MIN_CHARS_PER_TOKEN * max_tokens)
     if not reply.strip():
         return Verdict("empty", False)
     if any(c not in text for c in set(_BROKEN.findall(reply)) for text in texts):
@@ -47,6 +52,8 @@ def judge(texts: Sequence[str], reply: str, finish_reason: str, completion_token
     found = named = 0
     for text, section in zip(texts, sections, strict=True):
         annotations = parse_reply(section, text).annotations if section is not None else ()
+        if len(annotations) > max(MAX_UNREPEATED, 2 * len(set(annotations))):
+            return Verdict("garbled", False)
         named += len(annotations)
         found += sum(bool(locate(text, a.mention)) for a in annotations)
     if named and 2 * found >= named:
