@@ -28,6 +28,10 @@ class Ints(tuple[int, ...]):
     """A comma-separated list of integers on the command line, a list in YAML."""
 
 
+class Floats(tuple[float, ...]):
+    """A comma-separated list of numbers on the command line, a list in YAML."""
+
+
 class Strs(tuple[str, ...]):
     """Several values after one flag (`--input A B`) on the command line, a list in YAML."""
 
@@ -43,6 +47,18 @@ def _to_ints(value: Any) -> Ints:
         raise ValueError(f"expected comma-separated integers, got {value!r}") from None
 
 
+def _to_floats(value: Any) -> Floats:
+    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    parts = [parts] if isinstance(parts, (int, float)) else parts
+    try:
+        numbers = Floats(float(part) for part in parts)
+        if any(isinstance(part, bool) for part in parts) or not all(map(math.isfinite, numbers)):
+            raise ValueError
+        return numbers
+    except (TypeError, ValueError):
+        raise ValueError(f"expected comma-separated numbers, got {value!r}") from None
+
+
 def _to_strs(value: Any) -> Strs:
     if isinstance(value, str):
         value = json.loads(value) if value.startswith("[") else [value]
@@ -52,6 +68,7 @@ def _to_strs(value: Any) -> Strs:
 
 
 register_type(Ints, serializer=list, deserializer=_to_ints)
+register_type(Floats, serializer=list, deserializer=_to_floats)
 register_type(Strs, serializer=list, deserializer=_to_strs)
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

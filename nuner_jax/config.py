@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nuner_jax.cli import Ints, Strs
+from nuner_jax.cli import Floats, Ints, Strs
 
 Recipe = Literal["nuner_jax", "paper"]
 
@@ -153,8 +153,10 @@ class DatasetConfig:
 class DataConfig:
     """The training set and how it is fed."""
 
-    path: str = "data"
-    """TFDS data_dir that the dataset stage has written."""
+    path: Strs = Strs(("data",))
+    """TFDS data_dir that the dataset stage has written; several are mixed, their concepts merged by name."""
+    weights: Floats = Floats()
+    """Of several data sets: how often rows of each are seen, against each other; empty: by size, each row once an epoch."""
     max_concepts: int = 0
     """Concepts of a batch that are encoded, a data shard; more are left out and counted. 0: sized from the data."""
     concept_group: int = 256

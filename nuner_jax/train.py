@@ -38,7 +38,8 @@ def train(config: TrainConfig) -> None:
     import jax
 
     from nuner_jax.checkpoint import Checkpoints
-    from nuner_jax.dataset.loader import Batches, PackedDataset, prefetched
+    from nuner_jax.dataset.loader import Batches, prefetched
+    from nuner_jax.dataset.mixture import open_data
     from nuner_jax.model import hf
     from nuner_jax.pretrained import load_tokenizer, tokenizer_fingerprint
     from nuner_jax.step import Program
@@ -49,21 +50,21 @@ def train(config: TrainConfig) -> None:
 
     # Data: what there is, how long the run is, and whether this command goes on with the run that is there.
     workdir = Path(config.workdir)
-    data = PackedDataset(config.data.path)
+    data = open_data(config.data.path, config.data.weights)
     num_steps = resolve_steps(config, data.num_rows("train"))
     profile = Profile(config.profile, workdir / "profile", num_steps, active=chief)
     run = describe(config, data.manifest, num_steps)
     check_same(workdir, run, config.extend)
     tokenizer = load_tokenizer(config.init_from)
     if tokenizer_fingerprint(tokenizer) != data.manifest["tokenizer"]:
-        raise InputError(f"{config.data.path}: made with another tokenizer than that of {config.init_from} (fingerprint differs)")
+        raise InputError(f"{data.name}: made with another tokenizer than that of {config.init_from} (fingerprint differs)")
 
     # Model and programs.
     mesh = parallel.make_mesh(config.mesh)
     encoder_config, encoder_params, _ = hf.load_encoder(config.init_from)
     if data.manifest["row_length"] > encoder_config.max_length:
         rows = f"rows of {data.manifest['row_length']} tokens"
-        raise InputError(f"{config.data.path}: {rows}, but {config.init_from} has {encoder_config.max_length} positions")
+        raise InputError(f"{data.name}: {rows}, but {config.init_from} has {encoder_config.max_length} positions")
     shards = parallel.local_shards(mesh)
     batches = Batches(
         data,

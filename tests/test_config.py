@@ -57,7 +57,7 @@ def test_a_packaged_config_is_valid_and_tells_its_command(path):
 
 
 def test_the_demo_configs_hand_on_to_each_other():
-    assert load("train", "--config", "demo/train").data.path == load("dataset", "--config", "demo/dataset").out
+    assert load("train", "--config", "demo/train").data.path == (load("dataset", "--config", "demo/dataset").out,)
     assert load("export", "--config", "demo/export").workdir == load("train", "--config", "demo/train").workdir
     encoders = load("evaluate", "--config", "demo/evaluate").encoders
     assert [e.partition("=")[2] for e in encoders] == ["minilm", load("export", "--config", "demo/export").out]

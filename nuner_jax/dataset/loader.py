@@ -6,9 +6,9 @@ A batch is a pure function of (data, seed, step): resuming needs no iterator sta
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grain
 import numpy as np
@@ -16,6 +16,9 @@ import numpy as np
 from nuner_jax.dataset import concepts, records
 from nuner_jax.dataset.packing import pack
 from nuner_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from nuner_jax.dataset.mixture import Mixture
 
 Batch = dict[str, np.ndarray]
 CAPACITY_PROBES = 64  # batches looked at to size the concept arrays
@@ -28,6 +31,7 @@ class PackedDataset:
 
     def __init__(self, data_dir: str | Path):
         """Raises InputError if the folder does not hold a data set, or one of another format."""
+        self.name = str(data_dir)
         self.folder = records.dataset_folder(data_dir)
         try:
             self.manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf8"))
@@ -55,6 +59,10 @@ class PackedDataset:
             raise InputError(f"{self.folder}: split {split} has {len(reader)} rows, its manifest says {self.num_rows(split)}")
         return reader
 
+    def order(self, split: str, seed: int, first: int, count: int) -> np.ndarray:
+        """Positions first..first+count of an endless stream of rows: see `shuffled`."""
+        return shuffled(self.num_rows(split), seed, first, count)
+
     def rows(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The rows at `indices`, stacked (records.deserialize)."""
         if split not in self._readers:
@@ -78,9 +86,15 @@ def shuffled(num_rows: int, seed: int, first: int, count: int) -> np.ndarray:
     while count:
         epoch, offset = divmod(first, num_rows)
         take = min(count, num_rows - offset)
-        parts.append(np.random.default_rng([seed, epoch]).permutation(num_rows)[offset : offset + take])
+        parts.append(permutation(num_rows, seed, epoch)[offset : offset + take])
         first, count = first + take, count - take
-    return np.concatenate(parts)
+    return np.concatenate(parts).astype(np.int64)
+
+
+@lru_cache(maxsize=3)  # the epoch under way, its neighbour, and the validation split's
+def permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the rows in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(num_rows).astype(np.uint32)
 
 
 class ConceptTokens:
@@ -145,7 +159,7 @@ class Batches:
 
     def __init__(
         self,
-        data: PackedDataset,
+        data: "PackedDataset | Mixture",
         split: str,
         *,
         batch_size: int,
@@ -165,11 +179,10 @@ class Batches:
         if batch_size % num_shards:
             raise InputError(f"batch_size {batch_size} is not divisible by {num_shards} data shards")
         if not data.num_rows(split):
-            raise InputError(f"{data.folder}: split {split} has no rows")
+            raise InputError(f"{data.name}: split {split} has no rows")
         self.data, self.split, self.seed = data, split, seed
         self.batch_size, self.num_steps = batch_size, num_steps
         self.rows_per_shard, self.shards = batch_size // num_shards, list(shards if shards is not None else range(num_shards))
-        self.num_rows = data.num_rows(split)
         self.special = np.array(data.manifest["special_token_ids"], np.int32)
         self.concept_tokens = ConceptTokens(data.concepts)
         self.capacity = capacity or self.concept_tokens.capacity(self.sampled_concepts(), concept_group, max_concepts)
@@ -187,7 +200,7 @@ class Batches:
 
     def order(self, step: int) -> np.ndarray:
         """The row numbers of a global batch."""
-        return shuffled(self.num_rows, self.seed, step * self.batch_size, self.batch_size)
+        return self.data.order(self.split, self.seed, step * self.batch_size, self.batch_size)
 
     def shard(self, indices: np.ndarray) -> Batch:
         """The part of a batch made of these rows, with the concepts of its own mentions."""
@@ -211,7 +224,7 @@ class Batches:
             return None
         steps = min(num_batches, -(-rows // self.batch_size))
         copy = Batches.__new__(Batches)
-        copy.__dict__ = self.__dict__ | {"split": split, "num_steps": steps, "num_rows": rows, "seed": 0}
+        copy.__dict__ = self.__dict__ | {"split": split, "num_steps": steps, "seed": 0}
         return copy
 
     def sampled_concepts(self) -> list[np.ndarray]:

@@ -104,10 +104,13 @@ def facts(run: Run) -> dict[str, Any]:
 
 def read_manifest(run: Run) -> dict[str, Any]:
     """The manifest of the run's data set, or {} where it is no longer there or another one now."""
-    from nuner_jax.dataset.records import dataset_folder
+    from nuner_jax.dataset.mixture import open_data
 
-    file = dataset_folder(run.description["config"]["data"]["path"]) / "manifest.json"
-    manifest = hf.read_json(file) if file.is_file() else {}
+    data = run.description["config"]["data"]
+    try:
+        manifest = open_data(data["path"], data.get("weights", ())).manifest
+    except InputError:
+        return {}
     return manifest if manifest.get("fingerprint") == run.description["data"] else {}
 
 
