@@ -163,6 +163,12 @@ class DataConfig:
     """Concepts that are encoded at once; more of a batch are encoded group by group, in the memory of one."""
     num_threads: int = 2
     """Threads that read and assemble batches ahead of the step."""
+    row_length: int = 128
+    """For --compile_only, which sees no data: tokens of a row."""
+    mentions_per_row: int = 64
+    """For --compile_only: capacity of a row in mentions."""
+    concept_length: int = 8
+    """For --compile_only: tokens of a concept's text."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +296,8 @@ class TrainConfig:
     """Checkpoints of steps divisible by this are kept for good; 0: none."""
     profile: str = ""
     """A:B writes a trace of steps A to B into WORKDIR/profile, for TensorBoard's profile plugin; empty: none."""
+    compile_only: str = ""
+    """Train nothing: compile the step for a topology such as v5e:16x16 or cpu:8 and print what it needs; exit 3 if it does not fit."""
     extend: bool = False
     """Lets a finished or stopped run go on to a larger number of steps."""
 

@@ -13,7 +13,7 @@ from nuner_jax.schema import write_json_lines
 # Keys that change no number of a run: it may be resumed with others.
 FREE = ("workdir", "log_every_steps", "eval_every_steps", "eval_batches", "probe_every_steps", "checkpoint_every_steps")
 FREE += ("checkpoint_every_minutes", "keep_checkpoints", "keep_every_steps", "extend", "data.path", "data.num_threads", "mesh")
-FREE += ("distributed", "profile", "compile_only")
+FREE += ("distributed", "profile", "compile_only", "data.row_length", "data.mentions_per_row", "data.concept_length")
 LENGTH = ("num_train_steps", "num_epochs")
 
 

@@ -24,7 +24,16 @@ PROG = "nuner_jax.train"
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line and trains, or compiles only."""
     config = cli.parse(TrainConfig, argv, prog=PROG, recipes=recipes("train"), alternatives=LENGTH)
-    cli.run(lambda: train(config), PROG)
+
+    def command() -> None:
+        if config.compile_only:
+            from nuner_jax.compile_only import compile_only
+
+            compile_only(config)
+        else:
+            train(config)
+
+    cli.run(command, PROG)
 
 
 def train(config: TrainConfig) -> None:

@@ -24,6 +24,13 @@ from nuner_jax.model.losses import Sums, contrastive_sums
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 SHARDED = ("data", "fsdp")  # mesh axes that split the batch
+SCOPES = (
+    "text_encoder",
+    "concept_encoder",
+    "contrastive_loss",
+    "optimizer",
+    "metrics",
+)  # names in profiles and compiled programs
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class TwoTower:
             return frozen < 0
         return int(path[2]) >= frozen  # ("text", "layers", "0", ...)
 
+    @jax.named_scope("text_encoder")
     def embed_text(self, params: Params, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
         """[B, T, D] vectors of tokens after each layer, embeddings first, of length 1 for the cosine."""
         tower = encoder.merge(self.graph, params["text"])
@@ -88,6 +96,7 @@ class TwoTower:
         states = tower(*inputs, freeze_layers=self.freeze_text, dropout_rate=self.config.dropout, dropout_key=key)
         return tuple(unit(x) for x in states) if self.config.logit == "cosine" else states
 
+    @jax.named_scope("concept_encoder")
     def embed_concepts(self, params: Params, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[S, C, D] vectors of concepts, means over the tokens of each, of length 1 for the cosine; zeros for an empty slot.
 
@@ -193,6 +202,7 @@ class TwoTower:
         return neighbours
 
 
+@jax.named_scope("metrics")
 def usage(batch: Batch) -> Metrics:
     """What the global batch uses of its rows: shares of padding, and the sums that its FLOPs follow from (flops.py)."""
     metrics = {}
