@@ -4,7 +4,6 @@ Shapes: B rows, T tokens, D width, N heads, H head width, F MLP width, L layers.
 stays inside a segment, and positions restart with it. Attention probabilities get no dropout (it would forbid fused attention).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nuner_jax.errors import InputError
+from nuner_jax.model.ops import attention, dropout, gelu, positions_of
 
 Params = dict[str, Any]
 """A plain nested dict of arrays; keys are strings at every level."""
@@ -24,8 +24,10 @@ Attention = Literal["xla", "cudnn"]
 Remat = Literal["none", "layer", "dots"]
 
 MODEL_TYPES = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "camembert": "CamembertModel"}
+
+
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
@@ -187,40 +189,13 @@ class Layer(nnx.Module):
     def attend(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """Attention where mask [B, 1, T, T] is True, before the output projection."""
         B, T, D = x.shape
-        qkv = self.qkv(x).reshape(B, T, 3, self.heads, D // self.heads)
+        qkv = self.qkv(x)
+        q, k, v = (qkv[:, :, n].reshape(B, T, self.heads, D // self.heads) for n in range(3))  # [B, T, N, H] each
         if self.implementation == "cudnn":
-            q, k, v = jnp.moveaxis(qkv, 2, 0)  # [B, T, N, H] each
             y = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
         else:
-            q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # [B, N, T, H] each
-            y = attention(q, k, v, mask).swapaxes(1, 2)
+            y = attention(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), mask).swapaxes(1, 2)
         return y.reshape(B, T, D)
-
-
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax attention, [B, N, T, H] each, softmax in float32; every row of the mask must have a True.
-
-    Normalised after the product with v, on T x H numbers instead of T x T: 1.7 times as fast as the form
-    of jax.nn.dot_product_attention on CPU.
-    """
-    scores = jnp.einsum("BNTH,BNSH->BNTS", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    scores = scores + jnp.where(mask, 0.0, -1e30)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    y = jnp.einsum("BNTS,BNSH->BNTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (y / weights.sum(-1)[..., None]).astype(v.dtype)
-
-
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share of the entries and scales the rest so that the mean stays; `rate` is rounded to n/256.
-
-    Random bits are what dropout costs on CPU and TPU, so one 32-bit word serves four entries.
-    """
-    threshold = round(rate * 256)
-    if key is None or threshold == 0:
-        return x
-    words = jax.random.bits(key, (math.ceil(x.size / 4),), jnp.uint32)
-    bits = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
-    return jnp.where(bits >= threshold, x * (256 / (256 - threshold)), 0)
 
 
 class Encoder(nnx.Module):
@@ -272,13 +247,6 @@ class Encoder(nnx.Module):
             x = run(layer, states[-1], mask, dropout_rate, keys[depth])
             states.append(jax.lax.stop_gradient(x) if depth <= freeze_layers else x)
         return tuple(states)
-
-
-def positions_of(segment_ids: jax.Array) -> jax.Array:
-    """[B, T] segment ids -> positions that restart at 0 wherever the id changes."""
-    index = jnp.broadcast_to(jnp.arange(segment_ids.shape[1]), segment_ids.shape)
-    starts = jnp.diff(segment_ids, axis=1, prepend=-1) != 0
-    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
 def layer_keys(key: jax.Array | None, count: int, freeze_layers: int) -> list[jax.Array | None]:

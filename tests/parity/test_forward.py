@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from nuner_jax.model import hf
-from nuner_jax.model.encoder import hidden_states, merge, positions_of, structure
+from nuner_jax.model.encoder import hidden_states, merge, structure
+from nuner_jax.model.ops import positions_of
 from nuner_jax.pretrained import resolve
 from parity.conftest import Pair, make_pair
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuner_jax.errors import InputError
-from nuner_jax.model.encoder import attention, dropout, merge, positions_of, structure
+from nuner_jax.model.encoder import merge, structure
+from nuner_jax.model.ops import attention, dropout, gelu, positions_of
 from parity.conftest import Pair
 
 
@@ -140,3 +141,12 @@ def test_dropout_acts_on_trained_layers_only_and_follows_its_key(roberta: Pair):
     assert all((x != y).any() for x, y in zip(run(0, -1), plain, strict=True))
     np.testing.assert_array_equal(run(0, 1)[-1], run(0, 1)[-1])
     assert (run(0, 1)[-1] != run(1, 1)[-1]).any()
+
+
+def test_gelu_and_its_gradient_are_the_exact_ones():
+    x = jnp.concatenate([jnp.linspace(-12, 12, 4001), jnp.array([0.0, -40.0, 40.0, 1e4, -1e4])])
+    ours, theirs = jax.jit(gelu), jax.jit(lambda x: jax.nn.gelu(x, approximate=False))
+    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-6, rtol=1e-6)
+    gradients = [jax.jit(jax.grad(lambda x, f=f: (f(x) * jnp.cos(x)).sum()))(x) for f in (gelu, theirs)]
+    np.testing.assert_allclose(*gradients, atol=1e-6, rtol=1e-5)
+    assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
