@@ -230,7 +230,7 @@ def test_help_explains_every_option(stage, capsys):
         if not isinstance(kind, type) or not hasattr(kind, "__dataclass_fields__"):
             after = options.split(f"--{key} ", 1)
             assert len(after) == 2, key
-            explanation = after[1].split(" --")[0].split("(type:")[0].split(None, 1)
+            explanation = after[1].split("(type:")[0].split(None, 1)
             assert len(explanation) == 2, f"{key} is not explained"
             assert len(explanation[1]) > 8, f"{key} is not explained"
 
