@@ -51,6 +51,8 @@ def write(texts: Iterator[AnnotatedText], folder: Path, total: int) -> list[Path
             write_json_lines(target, shard)
             written.append(target)
     except OSError as error:
+        for partial in folder.glob("annotations-*.partial"):
+            partial.unlink(missing_ok=True)
         raise InputError(f"{folder}: cannot be written ({error.strerror}); the replies are safe in the ledger") from None
     for old in set(folder.glob("annotations-*-of-*.jsonl")) - set(written):
         old.unlink()

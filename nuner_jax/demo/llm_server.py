@@ -103,7 +103,7 @@ def make_up(sentence: str) -> str:
         else:
             concept = "topic <> subjects that a text is about"
         lines.append(f"{mention} <> {concept}")
-    return "\n".join(lines)
+    return "\n".join(lines) or "There are no entities in this text."
 
 
 def sentences_of(message: str) -> list[str]:
