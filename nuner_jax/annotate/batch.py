@@ -11,12 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
-
 from nuner_jax.annotate.batch_files import ENDPOINT, Result, fill, read_results, request_line, write_whole
 from nuner_jax.annotate.batch_table import BatchTable
 from nuner_jax.annotate.budget import Budget, Estimate, dollars
-from nuner_jax.annotate.client import Client
+from nuner_jax.annotate.client import ApiError, Client, NotFoundError
 from nuner_jax.annotate.ledger import Ledger
 from nuner_jax.annotate.records import Reply, Request
 from nuner_jax.annotate.stage import budget_of, check, finish, open_ledger, read, say, stopped_by_sigterm
@@ -197,10 +195,10 @@ async def _ask(client: Client, call: Callable[[], Awaitable[Any]]) -> Any:
             return await call()
         except FileNotFoundError as error:
             raise InputError(f"{error.filename}: the batch's file is gone") from None
-        except openai.NotFoundError as error:
+        except NotFoundError as error:
             hint = "annotate batch files writes files for offline runners"
             raise InputError(f"{client.url} has no Batch API, or not this batch ({client.clean(str(error))}); {hint}") from None
-        except openai.OpenAIError as error:
+        except ApiError as error:
             outcome = client.explain(error)
             wait = getattr(outcome, "retry_after", None)
             if wait is None:

@@ -21,6 +21,7 @@ from nuner_jax.annotate.prompt import render_several
 from nuner_jax.config import LlmConfig
 from nuner_jax.errors import InputError
 
+ApiError, NotFoundError = openai.OpenAIError, openai.NotFoundError
 MAX_BODY_BYTES = 32 << 20
 
 
