@@ -393,10 +393,10 @@ class EvaluateConfig:
 
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "nuner_jax": {"dataset": {}, "train": {}, "evaluate": {}},
+    "nuner_jax": {"dataset": {}, "train": {"model.dropout": 0.1, "optim.learning_rate": 2e-4}, "evaluate": {}},
     "paper": {
         "dataset": {"filter": "paper"},
-        "train": {"model.logit": "dot", "model.freeze_layers": "half"},
+        "train": {"model.logit": "dot", "model.freeze_layers": "half", "model.dropout": 0.1},
         "evaluate": {"layers": [-1]},
     },
 }
