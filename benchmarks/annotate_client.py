@@ -85,7 +85,7 @@ def bare(url: str, texts: list[str], concurrency: int) -> float:
     from nuner_jax.annotate.prompt import render
 
     async def go() -> float:
-        client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+        client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)  # a busy machine is no failure
         slots = asyncio.Semaphore(concurrency)
 
         async def one(text: str) -> str | None:

@@ -44,7 +44,7 @@ def reference_rate(args: argparse.Namespace, encoder: Path, folder: Path) -> flo
         "--max-steps",
         str(args.steps),
     ]
-    return float(re.search(r"([\d.]+) real tokens/s", run([*command, *grouped]))[1])
+    return float(re.findall(r"([\d.]+) real tokens/s", run([*command, *grouped]))[-1])
 
 
 def our_rate(args: argparse.Namespace, data: Path, batch_size: int, folder: Path) -> float:

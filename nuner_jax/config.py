@@ -193,7 +193,7 @@ class ModelConfig:
     """Concepts that a token is scored against, at most, where the batch spans several devices; 0: all of the global batch."""
     logit_chunk: int = 1024
     """Concepts whose logits are in memory at once."""
-    dropout: float = 0.0
+    dropout: float = 0.1
     """Dropout on hidden states of trained layers, in both encoders."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the encoders compute in; parameters, loss and softmax stay in float32."""
@@ -207,7 +207,7 @@ class ModelConfig:
 class OptimConfig:
     """AdamW with warm-up and decay."""
 
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     """Peak learning rate of the encoders."""
     logit_learning_rate: float = 1e-3
     """Peak learning rate of logit scale and bias."""
@@ -393,10 +393,10 @@ class EvaluateConfig:
 
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "nuner_jax": {"dataset": {}, "train": {"model.dropout": 0.1, "optim.learning_rate": 2e-4}, "evaluate": {}},
+    "nuner_jax": {"dataset": {}, "train": {}, "evaluate": {}},
     "paper": {
         "dataset": {"filter": "paper"},
-        "train": {"model.logit": "dot", "model.freeze_layers": "half", "model.dropout": 0.1},
+        "train": {"model.logit": "dot", "model.freeze_layers": "half"},
         "evaluate": {"layers": [-1]},
     },
 }

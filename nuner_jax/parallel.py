@@ -104,6 +104,11 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, shards: list[int]) -> di
     return {name: put(value) for name, value in batch.items()}
 
 
+def to_host(tree: Any, mesh: Mesh) -> Any:
+    """Whole arrays on the host of every process, however they are split. All processes have to call it."""
+    return jax.device_get(jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree))
+
+
 def initialize(config: DistributedConfig) -> None:
     """Joins the processes of a multi-host run. Raises InputError if the settings are incomplete or no peer is found.
 

@@ -6,7 +6,7 @@ loop: save, then take the next batch, then step; so a checkpoint always stands b
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nuner_jax import cli
 from nuner_jax.config import TrainConfig, recipes
@@ -86,7 +86,8 @@ def train(config: TrainConfig) -> None:
         concept_group=config.data.concept_group,
         max_concepts=config.data.max_concepts,
     )
-    program = Program.create(config, encoder_config, mesh, num_steps, tokenizer.mask_token_id)
+    mask = cast("int | None", tokenizer.mask_token_id)
+    program = Program.create(config, encoder_config, mesh, num_steps, mask)
     learning_rate = optim.schedule(config.optim, config.optim.learning_rate, num_steps)
 
     # State: the newest checkpoint of this run, else the encoder that init_from names.
@@ -104,7 +105,8 @@ def train(config: TrainConfig) -> None:
         remember(workdir, run)
     if first_step >= num_steps:
         checkpoints.close()
-        print(f"{workdir} has its {num_steps} steps; nothing left to do (more steps: --extend)")
+        if chief:
+            print(f"{workdir} has its {num_steps} steps; nothing left to do (more steps: --extend)")
         return
 
     # The loop. Up to two steps are under way; the host waits for the one before the one it has just sent.
@@ -144,7 +146,7 @@ def train(config: TrainConfig) -> None:
             if last or is_due(done, config.eval_every_steps):
                 tracker.write(done, held_out_loss(config, batches, program, state["params"], mesh, shards))
             if is_due(done, config.probe_every_steps):
-                tracker.write(done, few_shot_probe(program, encoder_config, tokenizer, state["params"]))
+                tracker.write(done, few_shot_probe(program, encoder_config, tokenizer, state["params"], mesh))
             if saving:
                 checkpoints.save(done, state, {"next_index": done, "seconds": clock.total()})
             if stopping and not last:
@@ -160,7 +162,8 @@ def train(config: TrainConfig) -> None:
         tracker.close()
         checkpoints.close()
     seconds = time.perf_counter() - started
-    print(f"{num_steps} steps, {seconds:.0f} s; next: python -m nuner_jax.export --workdir {workdir} --out DIR")
+    if chief:
+        print(f"{num_steps} steps, {seconds:.0f} s; next: python -m nuner_jax.export --workdir {workdir} --out DIR")
 
 
 def held_out_loss(
@@ -176,13 +179,14 @@ def held_out_loss(
     return {"eval/loss": sum(float(loss) for loss in losses) / len(losses)}
 
 
-def few_shot_probe(program: "Program", encoder_config: "EncoderConfig", tokenizer: Any, params: Any) -> dict[str, float]:
+def few_shot_probe(
+    program: "Program", encoder_config: "EncoderConfig", tokenizer: Any, params: Any, mesh: Any
+) -> dict[str, float]:
     """Macro token F1 of a linear head on the bundled tasks, k = 4: the curve that pre-training is for."""
-    import jax
-
+    from nuner_jax import parallel
     from nuner_jax.evaluate.probe import probe
 
-    text = jax.device_get(params["text"])
+    text = parallel.to_host(params["text"], mesh)
     return probe(program.model.graph, text, tokenizer, encoder_config)
 
 

@@ -16,6 +16,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("steady", deadline=None)  # a slow machine is not a failure
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -73,3 +73,9 @@ def make_dataset(folder, encoder, count=200, seed=0):
     sizes = {"row_length": 32, "mentions_per_row": 12, "validation_fraction": 0.1}
     build(DatasetConfig(input=Strs([str(text)]), out=str(folder / "data"), tokenizer=str(encoder), **sizes))
     return folder / "data"
+
+
+def write_json_lines(path, rows):
+    """Writes rows as JSON lines; returns the path."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf8")
+    return path

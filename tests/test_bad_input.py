@@ -198,7 +198,7 @@ def test_a_damaged_encoder_is_named(refused, training, tiny_encoder, tmp_path, f
 def test_a_resume_that_would_change_numbers_is_refused_by_name(refused, training, world, tmp_path):
     shutil.copytree(world / "run", tmp_path / "run")
     assert "batch_size 8, not 16" in refused("train", *training, "--batch_size", "16")
-    assert "optim.learning_rate 0.0003, not 0.1" in refused("train", *training, "--optim.learning_rate", "0.1")
+    assert "optim.learning_rate 0.0002, not 0.1" in refused("train", *training, "--optim.learning_rate", "0.1")
     assert "--extend" in refused("train", *training, "--num_train_steps", "4")
 
 

@@ -193,4 +193,4 @@ def test_merging_texts():
     assert union[0].mentions == (PARIS, ROME)
     assert not counts
     assert [t.mentions for t in merge_texts(first, second, "agreement", counts)] == [()]
-    assert counts == Counter({"text: one annotator only": 2})
+    assert counts == Counter({"text: one annotator only": 2, "mention: one annotator only": 2})

@@ -45,7 +45,7 @@ def build_manifest(
         "row_length": config.row_length,
         "mentions_per_row": config.mentions_per_row,
         "fill": counts["tokens"] / (config.row_length * sum(rows.values())),
-        "special_token_ids": sorted(special - {tokenizer.unk_token_id}),
+        "special_token_ids": sorted(i for i in special if i != tokenizer.unk_token_id),
         "pad_token_id": tokenizer.pad_token_id,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "inputs": list(inputs),
