@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ _EDGES = " \t.,;:!?\"'`´‘’“”„«»()[]{}<>*#/\\|-–—"
 _ARTICLE = re.compile(r"^(?:a|an|the) (?=\S)")
 
 
+@lru_cache(maxsize=100_000)
 def normalise_concept(name: str) -> str:
     """NFC, lower case, single blanks for white space and underscores, no quotes, brackets or articles at the edges.
 
@@ -41,16 +43,17 @@ def clean(record: AnnotatedText, drop_generic: bool, counts: Counter[str]) -> An
     seen: set[tuple[int, int, str]] = set()
     for m in record.mentions:
         concept = normalise_concept(m.concept)
+        span = (m.start, m.end, concept)
         if drop_generic and concept == "concept":
             counts['sentence: has the concept "concept"'] += 1
             return None
         if not concept:
             counts["mention: empty concept"] += 1
-        elif (m.start, m.end, concept) in seen:
+        elif span in seen:
             counts["mention: duplicate"] += 1
         else:
-            seen.add((m.start, m.end, concept))
-            mentions.append(Mention(m.start, m.end, concept, m.description))
+            seen.add(span)
+            mentions.append(m if m.concept == concept else Mention(m.start, m.end, concept, m.description))
     return AnnotatedText(record.text, tuple(mentions), record.id, record.source)
 
 

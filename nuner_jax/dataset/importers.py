@@ -16,7 +16,7 @@ from nuner_jax.annotate.align import Annotation, align
 from nuner_jax.annotate.parse import annotate_reply
 from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
-from nuner_jax.schema import AnnotatedText, Mention, read_annotated, read_json_lines, spans_from_tags
+from nuner_jax.schema import AnnotatedText, Mention, read_json_lines, spans_from_tags
 
 Reader = Callable[[str, Counter[str]], Iterator[AnnotatedText]]
 
@@ -74,24 +74,55 @@ def detect(path: str | os.PathLike[str]) -> str:
     return "nuner" if "input" in record and "output" in record else "annotated"
 
 
-def _read_annotated(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
+def parse_lines(path: str, kind: str, first: int, lines: Iterable[bytes], counts: Counter[str]) -> list[AnnotatedText]:
+    """The texts of some lines of a file of one of LINE_FORMATS; `first` is the number of the first of them. As read_any."""
+    parse = LINE_FORMATS[kind]
+    found = []
+    for number, line in enumerate(lines, start=first):
+        if not line.isspace():
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: not valid JSON ({error})") from None
+            found.append(parse(value, f"{path}, line {number}", counts))
+    return found
+
+
+def _read_lines(kind: str) -> Reader:
+    def read(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
+        for number, value in read_json_lines(path):
+            yield LINE_FORMATS[kind](value, f"{path}, line {number}", counts)
+
+    return read
+
+
+def _parse_annotated(value: Any, place: str, counts: Counter[str]) -> AnnotatedText:
     del counts  # drops nothing
-    return read_annotated(path)
+    try:
+        return AnnotatedText.from_json(value)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
-def _read_replies(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
-    for number, record in read_json_lines(path):
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str) or not isinstance(record.get("reply"), str):
-            raise InputError(f'{path}, line {number}: expected an object with the strings "text" and "reply"')
-        annotated, dropped = annotate_reply(
-            record["text"],
-            record["reply"],
-            finish_reason=str(record.get("finish_reason") or "stop"),
-            id=str(record.get("id") or ""),
-            source=str(record.get("source") or record.get("url") or ""),
-        )
-        counts.update(dropped)
-        yield annotated
+def _parse_reply(record: Any, place: str, counts: Counter[str]) -> AnnotatedText:
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str) or not isinstance(record.get("reply"), str):
+        raise InputError(f'{place}: expected an object with the strings "text" and "reply"')
+    annotated, dropped = annotate_reply(
+        record["text"],
+        record["reply"],
+        finish_reason=str(record.get("finish_reason") or "stop"),
+        id=str(record.get("id") or ""),
+        source=str(record.get("source") or record.get("url") or ""),
+    )
+    counts.update(dropped)
+    return annotated
+
+
+LINE_FORMATS: dict[str, Callable[[Any, str, Counter[str]], AnnotatedText]] = {
+    "annotated": _parse_annotated,
+    "replies": _parse_reply,
+}
+"""Formats in which every line is a text of its own, and what parses the JSON value of one."""
 
 
 def _read_nuner(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
@@ -287,8 +318,8 @@ def _keys(row: Any) -> str:
 
 
 IMPORTERS: dict[str, Importer] = {
-    "annotated": Importer(_read_annotated, "that of the text and its annotator", "JSON lines of text and mentions"),
-    "replies": Importer(_read_replies, "that of the text and its annotator", "JSON lines of text and an LLM's reply"),
+    "annotated": Importer(_read_lines("annotated"), "that of the text and its annotator", "JSON lines of text and mentions"),
+    "replies": Importer(_read_lines("replies"), "that of the text and its annotator", "JSON lines of text and an LLM's reply"),
     "nuner": Importer(_read_nuner, "MIT", "huggingface.co/datasets/numind/NuNER (C4 text: ODC-BY)"),
     "pilener": Importer(_read_pilener, "CC BY-NC 4.0", "huggingface.co/datasets/Universal-NER/Pile-NER-type"),
     "gliner": Importer(_read_gliner, "that of the data set", "GLiNER's JSON form"),

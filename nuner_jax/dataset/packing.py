@@ -1,19 +1,15 @@
 """Sentences of different lengths into rows of one length: best-fit decreasing, then the arrays of a row. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from nuner_jax.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSpans:
+class TokenSpans(NamedTuple):
     """A tokenised sentence: token ids with its special tokens, and mentions as (first token, last token, concept)."""
 
-    tokens: np.ndarray  # [T] int32
+    tokens: Sequence[int]  # [T]; an array("i") where there are many of them
     mentions: tuple[tuple[int, int, Any], ...]  # the concept is a name before, an id after the table is made
 
 
@@ -59,30 +55,28 @@ def pack(lengths: Sequence[int], counts: Sequence[int], row_length: int, max_cou
     return rows
 
 
-def fill_row(sentences: Sequence[TokenSpans], row_length: int, mentions_per_row: int) -> dict[str, np.ndarray]:
+def fill_row(sentences: Sequence[TokenSpans], row_length: int, mentions_per_row: int) -> dict[str, list[int]]:
     """The record of one packed row, padded with zeros; padding is where segment_ids is 0.
 
-    tokens, segment_ids (1, 2, ...), positions (from 0 in each segment): [T] int32, int16, int16.
-    mentions: [M, 3] int32 (first token, last token, concept id), sorted; num_mentions: how many of them are real.
+    tokens, segment_ids (1, 2, ...), positions (from 0 in each segment): [T].
+    mentions: [M * 3] (first token, last token, concept id), in the order of the text; num_mentions: [1], how many of them are real.
     """
-    tokens = np.zeros(row_length, np.int32)
-    segment_ids = np.zeros(row_length, np.int16)
-    positions = np.zeros(row_length, np.int16)
-    mentions = np.zeros((mentions_per_row, 3), np.int32)
-    start, count = 0, 0
+    tokens: list[int] = []
+    segment_ids: list[int] = []
+    positions: list[int] = []
+    mentions: list[int] = []
     for segment, sentence in enumerate(sentences, start=1):
-        n = len(sentence.tokens)
-        tokens[start : start + n] = sentence.tokens
-        segment_ids[start : start + n] = segment
-        positions[start : start + n] = np.arange(n)
+        start, n = len(tokens), len(sentence.tokens)
+        tokens += sentence.tokens
+        segment_ids += [segment] * n
+        positions += range(n)
         for first, last, concept in sentence.mentions:
-            mentions[count] = (start + first, start + last, concept)
-            count += 1
-        start += n
+            mentions += (start + first, start + last, concept)
+    padding = [0] * (row_length - len(tokens))
     return {
-        "tokens": tokens,
-        "segment_ids": segment_ids,
-        "positions": positions,
-        "mentions": mentions,
-        "num_mentions": np.int32(count),  # type: ignore[dict-item]
+        "tokens": tokens + padding,
+        "segment_ids": segment_ids + padding,
+        "positions": positions + padding,
+        "mentions": mentions + [0] * (3 * mentions_per_row - len(mentions)),
+        "num_mentions": [len(mentions) // 3],
     }

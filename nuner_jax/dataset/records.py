@@ -36,25 +36,108 @@ def _protos() -> tuple[Any, Any]:
     return tf_example_pb2, tf_feature_pb2
 
 
-def serialize(row: Mapping[str, Any]) -> bytes:
-    """A row as a serialised tf.train.Example, its features in the order of their names."""
-    tf_example_pb2, tf_feature_pb2 = _protos()
-    feature = {
-        name: tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=np.ravel(row[name]).tolist()))
-        for name in sorted(row)
-    }
-    example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=feature))
-    return example.SerializeToString(deterministic=True)
+class _Varints(dict[int, bytes]):
+    """Non-negative integers in protobuf's base-128 form, each made once."""
+
+    def __missing__(self, value: int) -> bytes:
+        rest, form = value, bytearray()
+        while rest > 127:
+            form.append(rest & 127 | 128)
+            rest >>= 7
+        form.append(rest)
+        self[value] = bytes(form)
+        return self[value]
+
+
+_varints = _Varints()
+FIELDS = (*sorted([*DTYPES, "num_mentions"]),)
+
+
+def _tagged(tag: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return _varints[tag << 3 | 2] + _varints[len(payload)] + payload
+
+
+def serialize(row: Mapping[str, Sequence[int]]) -> bytes:
+    """A row (packing.fill_row) as a serialised tf.train.Example, its features in the order of their names.
+
+    Byte for byte what the protobuf library makes of it with deterministic=True, several times as fast.
+    """
+    entries = []
+    for name in FIELDS:
+        values = row[name]
+        packed = bytes(values) if max(values) < 128 else b"".join([_varints[value] for value in values])
+        feature = _tagged(3, _tagged(1, packed))  # Feature.int64_list, Int64List.value
+        entries.append(_tagged(1, _tagged(1, name.encode()) + _tagged(2, feature)))  # Features.feature: key, value
+    return _tagged(1, b"".join(entries))  # Example.features
 
 
 def deserialize(records: Sequence[bytes]) -> dict[str, np.ndarray]:
     """Rows stacked: tokens, segment_ids, positions [B, T]; mentions [B, M, 3]; num_mentions [B]."""
-    tf_example_pb2, _ = _protos()
-    rows = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
-    stacked = {name: np.array([row[name].int64_list.value for row in rows], dtype) for name, dtype in DTYPES.items()}
+    rows = [_int64_lists(record) for record in records]
+    stacked = {name: _decode([row[name] for row in rows]).astype(dtype) for name, dtype in DTYPES.items()}
     stacked["mentions"] = stacked["mentions"].reshape(len(rows), -1, 3)
-    stacked["num_mentions"] = np.array([row["num_mentions"].int64_list.value[0] for row in rows], np.int32)
+    stacked["num_mentions"] = _decode([row["num_mentions"] for row in rows]).reshape(-1).astype(np.int32)
     return stacked
+
+
+def _int64_lists(record: bytes) -> dict[str, bytes]:
+    """The packed values of each feature of a serialised tf.train.Example, without a copy into Python numbers.
+
+    Raises InputError if it is none, or holds features of another kind.
+    """
+    found: dict[str, bytes] = {}
+    try:
+        (example,) = _fields(record, 0, len(record))
+        for _, start, end in _fields(record, *example[1:]):
+            (_, *key), (_, *value) = _fields(record, start, end)
+            ((tag, *values),) = _fields(record, *value)
+            ((_, first, last),) = _fields(record, *values)
+            if tag != 3:
+                raise ValueError
+            found[record[key[0] : key[1]].decode()] = record[first:last]
+        if not found.keys() >= set(FIELDS):
+            raise ValueError
+    except (ValueError, IndexError):
+        raise InputError("a row of the data set is damaged (not a tf.train.Example of integers)") from None
+    return found
+
+
+def _fields(record: bytes, at: int, end: int) -> list[tuple[int, int, int]]:
+    """(number, start, end) of the length-delimited fields in a part of a message; ValueError for fields of another kind."""
+    fields = []
+    while at < end:
+        tag, length = record[at], record[at + 1]
+        at += 2
+        if length > 127:
+            shift, length = 7, length & 127
+            while True:
+                byte = record[at]
+                at += 1
+                length |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    break
+        if tag & 7 != 2 or at + length > end:
+            raise ValueError
+        fields.append((tag >> 3, at, at + length))
+        at += length
+    return fields
+
+
+def _decode(rows: Sequence[bytes]) -> np.ndarray:
+    """Equally many varints a row, as numbers [B, N]."""
+    data = np.frombuffer(b"".join(rows), np.uint8)
+    ends = np.flatnonzero(data < 128)
+    if len(ends) == len(data):
+        return data.reshape(len(rows), -1)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    values = (data[starts] & 127).astype(np.int64)
+    for k in range(1, int(lengths.max())):
+        longer = np.flatnonzero(lengths > k)
+        values[longer] |= (data[starts[longer] + k] & 127).astype(np.int64) << 7 * k
+    return values.reshape(len(rows), -1)
 
 
 def shard_name(split: str, index: int, count: int) -> str:

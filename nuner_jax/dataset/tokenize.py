@@ -1,88 +1,201 @@
-"""Annotated text to token ids with mentions as token spans."""
+"""Annotated text to token ids with mentions as token spans.
 
+Most words of a corpus have been seen before, so words are tokenised once and looked up from then on. That gives exactly what the
+tokenizer gives for the whole text wherever it splits at blanks anyway; whatever could be otherwise goes through the tokenizer whole.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from nuner_jax.dataset.concepts import merge_spans
 from nuner_jax.dataset.packing import TokenSpans
 from nuner_jax.schema import AnnotatedText
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer
+
+MAX_WORDS = 500_000
+"""Words that are remembered; then memory starts anew."""
+
+Offsets = Sequence[tuple[int, int]]  # the characters of each token; empty where a token has none
+Word = tuple[Sequence[int], Offsets]  # token ids, and their characters within the word
 
 
-def tokenize(
-    records: Sequence[AnnotatedText],
-    tokenizer: "PreTrainedTokenizerFast",
-    counts: Counter[str],
-    *,
-    max_length: int,
-    max_mentions: int,
-) -> list[TokenSpans | None]:
-    """One TokenSpans a record, special tokens included; None for a text that has no token. Drops are counted by reason.
+class TextTokenizer:
+    """A tokenizer with a memory for words; one a process."""
 
-    A token belongs to a mention if their characters overlap. A text of more than max_length tokens is cut at a word
-    boundary; mentions that reach beyond the cut are dropped.
+    def __init__(self, backend: "Tokenizer"):
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        example = backend.encode("a")
+        text = [i for i, special in enumerate(example.special_tokens_mask) if not special]
+        self.prefix, self.suffix = example.ids[: text[0]], example.ids[text[-1] + 1 :]
+        self.by_words = splits_at_blanks(backend)
+        self.added = [token.content for token in backend.get_added_tokens_decoder().values()]
+        self.words: dict[str, Word | None] = {"": None}  # None: a text that has this word is not taken apart
+
+    def __call__(
+        self, records: Sequence[AnnotatedText], counts: Counter[str], *, max_length: int, max_mentions: int
+    ) -> list[TokenSpans | None]:
+        """One TokenSpans a record, special tokens included; None for a text that has no token. Drops are counted by reason.
+
+        A token belongs to a mention if their characters overlap. A text of more than max_length tokens is cut at a word
+        boundary; mentions that reach beyond the cut are dropped.
+        """
+        found: list[TokenSpans | None] = [None] * len(records)
+        if self.by_words:
+            found = self._joined(records, counts, max_length, max_mentions)
+        whole = [i for i, sentence in enumerate(found) if sentence is None]
+        encodings = self.backend.encode_batch([records[i].text for i in whole])
+        for i, encoding in zip(whole, encodings, strict=True):
+            found[i] = tokenize_whole(records[i], encoding, counts, max_length, max_mentions)
+        return found
+
+    def _joined(
+        self, records: Sequence[AnnotatedText], counts: Counter[str], max_length: int, max_mentions: int
+    ) -> list[TokenSpans | None]:
+        """The records whose words are all known by themselves and fit; None for the others."""
+        split = [record.text.split(" ") for record in records]
+        self.learn(set().union(*split))
+        known, prefix, suffix = self.words, self.prefix, self.suffix
+        result: list[TokenSpans | None] = []
+        for record, texts in zip(records, split, strict=True):
+            words: list[Any] = [known[text] for text in texts]
+            if None in words:
+                result.append(None)
+                continue
+            ids = [*prefix, *chain.from_iterable([word[0] for word in words]), *suffix]
+            if len(ids) == len(prefix) + len(suffix) or len(ids) > max_length:
+                result.append(None)
+                continue
+            spans: list[tuple[int, int, str]] = []
+            if record.mentions:
+                starts = list(accumulate([len(text) + 1 for text in texts], initial=0))
+                tokens = list(accumulate([len(word[0]) for word in words], initial=len(prefix)))
+                for m in record.mentions:
+                    where = locate(m.start, m.end, words, starts, tokens)
+                    if where is None:
+                        counts["mention: no token"] += 1
+                    else:
+                        spans.append((*where, m.concept))
+            result.append(TokenSpans(array("i", ids), fit(spans, max_mentions, counts)))
+        return result
+
+    def learn(self, words: set[str]) -> None:
+        """Remembers the tokens of words that are new."""
+        if len(self.words) + len(words) > MAX_WORDS:
+            self.words = {"": None}
+        new = words.difference(self.words)
+        plain = [w for w in new if not any(map(str.isspace, w)) and not any(token in w for token in self.added)]
+        self.words.update(dict.fromkeys(new))
+        for word, encoding in zip(plain, self.backend.encode_batch(plain, add_special_tokens=False), strict=True):
+            self.words[word] = (tuple(encoding.ids), tuple(encoding.offsets))
+
+
+def splits_at_blanks(backend: "Tokenizer") -> bool:
+    """Whether a text's tokens are those of its words one by one, where single blanks are between them: true of BERT's tokenizers
+    and of byte-level BPE with a leading blank for the first word; of others nothing is claimed."""
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+
+    before, normalizer, model = backend.pre_tokenizer, backend.normalizer, backend.model
+    if getattr(model, "dropout", None):
+        return False
+    if isinstance(before, BertPreTokenizer):
+        added = backend.get_added_tokens_decoder().values()
+        return isinstance(normalizer, BertNormalizer) and not any(token.normalized for token in added)
+    byte_level: Any = before
+    return isinstance(before, ByteLevel) and normalizer is None and byte_level.add_prefix_space and byte_level.use_regex
+
+
+def locate(start: int, end: int, words: Sequence[Word], starts: Sequence[int], tokens: Sequence[int]) -> tuple[int, int] | None:
+    """The first and the last token that share a character with start..end; None if there is none.
+
+    `starts` and `tokens` are the first character and the first token of each word.
     """
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    encodings = backend.encode_batch([record.text for record in records])
-    return [_one(record, e, counts, max_length, max_mentions) for record, e in zip(records, encodings, strict=True)]
+    n = bisect_right(starts, start) - 1
+    if starts[n] == start and words[n][1] and words[n][1][0][0] == 0 < words[n][1][0][1]:
+        first = tokens[n]  # as most mentions begin: with a word
+    else:
+        first = _first(start, end, words, starts, tokens, n)
+    last = _last(start, end, words, starts, tokens)
+    return None if first is None or last is None else (first, last)
 
 
-def _one(record: AnnotatedText, encoding: Any, counts: Counter[str], max_length: int, max_mentions: int) -> TokenSpans | None:
-    ids = np.asarray(encoding.ids, np.int32)
-    special = encoding.special_tokens_mask
+def _first(start: int, end: int, words: Sequence[Word], starts: Sequence[int], tokens: Sequence[int], n: int) -> int | None:
+    for word in range(n, len(words)):
+        origin = starts[word]
+        if origin >= end:
+            return None
+        for i, (a, b) in enumerate(words[word][1]):
+            if b > a and origin + b > start:
+                return tokens[word] + i if origin + a < end else None
+    return None
+
+
+def _last(start: int, end: int, words: Sequence[Word], starts: Sequence[int], tokens: Sequence[int]) -> int | None:
+    for word in range(min(bisect_left(starts, end), len(words)) - 1, -1, -1):
+        origin, offsets = starts[word], words[word][1]
+        for i in range(len(offsets) - 1, -1, -1):
+            a, b = offsets[i]
+            if b > a and origin + a < end:
+                return tokens[word] + i if origin + b > start else None
+    return None
+
+
+def fit(spans: Iterable[tuple[int, int, str]], max_mentions: int, counts: Counter[str]) -> tuple[tuple[int, int, str], ...]:
+    """Token spans with overlapping ones of a concept united, and no more than a row holds."""
+    spans = list(spans)
+    merged = merge_spans(spans)
+    if len(merged) < len(spans):
+        counts["mention: united with an overlapping one of the same concept"] += len(spans) - len(merged)
+    if len(merged) > max_mentions:
+        counts["mention: beyond the capacity of a row"] += len(merged) - max_mentions
+        merged = merged[:max_mentions]
+    return tuple(merged)
+
+
+def tokenize_whole(
+    record: AnnotatedText, encoding: Any, counts: Counter[str], max_length: int, max_mentions: int
+) -> TokenSpans | None:
+    """The sentence of a text that went through the tokenizer as a whole."""
+    ids, special = encoding.ids, encoding.special_tokens_mask
     if all(special):
         counts["sentence: no token"] += 1
         return None
     limit = len(record.text)
     if len(ids) > max_length:
-        ids, limit = _cut(ids, encoding, max_length)
+        ids, limit = cut(encoding, max_length)
         counts["sentence: cut to the row length"] += 1
         if limit == 0:
             counts["sentence: one word longer than a row"] += 1
             return None
+    offsets = [(0, 0) if skip else span for skip, span in zip(special, encoding.offsets, strict=True)]
     spans: list[tuple[int, int, str]] = []
     for m in record.mentions:
-        if m.end > limit:
-            counts["mention: beyond the cut"] += 1
-            continue
-        first, last = encoding.char_to_token(m.start), encoding.char_to_token(m.end - 1)
-        if first is None or last is None:  # an edge is a character that the tokenizer drops
-            first, last = _overlapping(encoding.offsets, special, m.start, m.end)
-        if first is None or last is None:
-            counts["mention: no token"] += 1
+        where = locate(m.start, m.end, [(ids, offsets)], [0], [0]) if m.end <= limit else None
+        if where is not None:
+            spans.append((*where, m.concept))
         else:
-            spans.append((first, last, m.concept))
-    merged = merge_spans(spans)
-    counts["mention: united with an overlapping one of the same concept"] += len(spans) - len(merged)
-    if len(merged) > max_mentions:
-        counts["mention: beyond the capacity of a row"] += len(merged) - max_mentions
-        merged = merged[:max_mentions]
-    return TokenSpans(ids, tuple(merged))
+            counts["mention: beyond the cut" if m.end > limit else "mention: no token"] += 1
+    return TokenSpans(array("i", ids), fit(spans, max_mentions, counts))
 
 
-def _overlapping(offsets: list[tuple[int, int]], special: list[int], start: int, end: int) -> tuple[int | None, int | None]:
-    inside = [i for i, (a, b) in enumerate(offsets) if not special[i] and a < end and b > start and b > a]
-    return (inside[0], inside[-1]) if inside else (None, None)
-
-
-def _cut(ids: np.ndarray, encoding: Any, max_length: int) -> tuple[np.ndarray, int]:
+def cut(encoding: Any, max_length: int) -> tuple[list[int], int]:
     """The first words that fit with the closing special tokens, and the end of their characters (0: none fits)."""
-    special = encoding.special_tokens_mask
+    ids, special = encoding.ids, encoding.special_tokens_mask
     tail = next(i for i, s in enumerate(reversed(special)) if not s)  # special tokens at the end
     keep = max_length - tail
     words = encoding.word_ids
     text_end = len(ids) - tail
-    offsets = encoding.offsets
     # A word of the text ends where white space or another word of the pre-tokenizer follows.
     while keep > 0 and not special[keep - 1] and keep < text_end and words[keep] == words[keep - 1]:
         keep -= 1
     if keep <= 0 or special[keep - 1]:
-        return ids[:0], 0
-    return np.concatenate([ids[:keep], ids[len(ids) - tail :]]), offsets[keep - 1][1]
+        return [], 0
+    return [*ids[:keep], *ids[text_end:]], encoding.offsets[keep - 1][1]

@@ -1,0 +1,188 @@
+"""What happens to sentences between a file and a shard, as functions that the local build and the Beam pipeline share.
+
+Sentences go to hash groups and are packed within their group, a shard a group; so the rows depend on the set of sentences
+only, neither on their order nor on who works on them.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import chain, islice
+from typing import NamedTuple
+
+from nuner_jax.config import DatasetConfig
+from nuner_jax.dataset import concepts, records
+from nuner_jax.dataset.importers import LINE_FORMATS, detect, parse_lines, read_any
+from nuner_jax.dataset.merge import merge_texts
+from nuner_jax.dataset.packing import TokenSpans, fill_row, pack
+from nuner_jax.dataset.tokenize import TextTokenizer
+from nuner_jax.errors import InputError
+from nuner_jax.schema import AnnotatedText
+
+CHUNK = 1_000  # sentences that are worked on at once
+SENTENCES_PER_GROUP = 20_000
+MAX_GROUPS = 1_024
+
+Keyed = tuple[bytes, TokenSpans]  # with the hash of the text
+Group = tuple[str, int]  # (split, number)
+
+
+class Chunk(NamedTuple):
+    """Texts as they were read; or lines of a file that hold one each, for whoever works on them to parse."""
+
+    texts: Sequence[AnnotatedText]
+    path: str = ""
+    format: str = ""
+    first: int = 0  # number of the first line
+    lines: Sequence[bytes] = ()
+
+
+@dataclass(slots=True)
+class Encoded:
+    """What is made of chunks: sentences with mentions by concept name, and what was counted."""
+
+    sentences: list[Keyed] = field(default_factory=list)
+    descriptions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    read: Counter[str] = field(default_factory=Counter)  # texts by path, of chunks of lines
+
+    def add(self, other: "Encoded") -> None:
+        """Takes in another chunk's."""
+        self.sentences.extend(other.sentences)
+        self.descriptions.update(other.descriptions)
+        self.dropped.update(other.dropped)
+        self.read.update(other.read)
+
+
+def read_chunks(config: DatasetConfig, paths: Sequence[str], dropped: Counter[str], read: Counter[str]) -> Iterator[Chunk]:
+    """The sentences of the input files in order, merged if so configured, the first config.limit of them.
+
+    What is parsed here is counted in `read` by path, and its drops in `dropped`; chunks of lines are counted by encode_chunk.
+    """
+    if config.merge == "none" and not config.limit:
+        for path in paths:
+            kind = detect(path)
+            yield from _line_chunks(path, kind) if kind in LINE_FORMATS else _text_chunks(_counted(path, dropped, read))
+        return
+    files = [_counted(path, dropped, read) for path in paths]
+    how = config.merge
+    texts = chain.from_iterable(files) if how == "none" else reduce(lambda a, b: merge_texts(a, b, how, dropped), files)
+    yield from _text_chunks(islice(texts, config.limit) if config.limit else texts)
+
+
+def _counted(path: str, dropped: Counter[str], read: Counter[str]) -> Iterator[AnnotatedText]:
+    for record in read_any(path, counts=dropped):
+        read[path] += 1
+        yield record
+
+
+def _text_chunks(texts: Iterable[AnnotatedText]) -> Iterator[Chunk]:
+    iterator = iter(texts)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield Chunk(chunk)
+
+
+def _line_chunks(path: str, kind: str) -> Iterator[Chunk]:
+    first = 1
+    try:
+        with open(path, "rb") as file:
+            while lines := list(islice(file, CHUNK)):
+                yield Chunk((), path, kind, first, lines)
+                first += len(lines)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def encode_chunk(config: DatasetConfig, tokenizer: TextTokenizer, chunk: Chunk) -> Encoded:
+    """Parses, cleans and tokenises: the part of the stage that needs no other sentence."""
+    result = Encoded()
+    texts = chunk.texts
+    if chunk.lines:
+        texts = parse_lines(chunk.path, chunk.format, chunk.first, chunk.lines, result.dropped)
+        result.read[chunk.path] += len(texts)
+    cleaned = [concepts.clean(record, config.filter == "paper", result.dropped) for record in texts]
+    kept = [record for record in cleaned if record is not None]
+    found = tokenizer(kept, result.dropped, max_length=config.row_length, max_mentions=config.mentions_per_row)
+    descriptions: list[tuple[str, str]] = []
+    for record, sentence in zip(kept, found, strict=True):
+        if sentence is not None:
+            result.sentences.append((sentence_hash(record.text), sentence))
+            descriptions += [(m.concept, m.description) for m in record.mentions if m.description]
+    result.descriptions.update(descriptions)
+    return result
+
+
+def sentence_hash(text: str) -> bytes:
+    """16 bytes that decide split, group and order of a sentence."""
+    return hashlib.blake2b(text.encode("utf8", "surrogatepass"), digest_size=16).digest()
+
+
+def unique(sentences: Iterable[Keyed], dropped: Counter[str]) -> list[Keyed]:
+    """Sorted by hash, the same text with the same mentions once."""
+    ordered = sorted(sentences, key=lambda item: (item[0], item[1].mentions))
+    kept: list[Keyed] = []
+    for item in ordered:
+        if kept and kept[-1][0] == item[0] and kept[-1][1].mentions == item[1].mentions:
+            dropped["sentence: duplicate"] += 1
+        else:
+            kept.append(item)
+    return kept
+
+
+def concept_ids(frequency: Counter[str], min_count: int, dropped: Counter[str]) -> Counter[str]:
+    """The concepts that have at least min_count mentions; the mentions of the others are counted as dropped."""
+    kept = Counter({name: count for name, count in frequency.items() if count >= min_count})
+    if lost := frequency.total() - kept.total():
+        dropped["mention: concept below min_concept_count"] += lost
+    return kept
+
+
+def split_of(key: bytes, validation_fraction: float) -> str:
+    """The split of a sentence, by the hash of its text."""
+    return "validation" if int.from_bytes(key[:8], "big") < int(validation_fraction * 2**64) else "train"
+
+
+def group_of(key: bytes, validation_fraction: float, sizes: Mapping[str, int], num_groups: int) -> Group:
+    """The hash group of a sentence; `sizes` are the sentences of each split, and if none is left to train on, all are for that."""
+    split = split_of(key, validation_fraction)
+    size = sizes[split]
+    if not sizes.get("train"):
+        split = "train"
+    count = num_groups or min(MAX_GROUPS, -(-size // SENTENCES_PER_GROUP))
+    return split, int.from_bytes(key[8:], "big") % count
+
+
+def group_sentences(sentences: Iterable[Keyed], config: DatasetConfig) -> dict[Group, list[TokenSpans]]:
+    """Sentences by (split, group), each decided by the hash of the text alone, in their order."""
+    sentences = list(sentences)
+    sizes = Counter(split_of(key, config.validation_fraction) for key, _ in sentences)
+    groups: dict[Group, list[TokenSpans]] = {}
+    for key, sentence in sentences:
+        groups.setdefault(group_of(key, config.validation_fraction, sizes, config.num_groups), []).append(sentence)
+    return dict(sorted(groups.items()))
+
+
+def shard_names(groups: Iterable[Group]) -> dict[Group, str]:
+    """The file of each group; an empty group has none."""
+    ordered = sorted(groups)
+    count = Counter(split for split, _ in ordered)
+    done: Counter[str] = Counter()
+    names = {}
+    for split, number in ordered:
+        names[split, number] = records.shard_name(split, done[split], count[split])
+        done[split] += 1
+    return names
+
+
+def with_ids(sentences: Iterable[TokenSpans], ids: Mapping[str, int]) -> list[TokenSpans]:
+    """Concept names replaced by their ids; mentions of concepts without one are left out."""
+    return [TokenSpans(tokens, tuple([(a, b, ids[c]) for a, b, c in mentions if c in ids])) for tokens, mentions in sentences]
+
+
+def packed_records(sentences: Sequence[TokenSpans], row_length: int, mentions_per_row: int) -> Iterator[bytes]:
+    """The serialised rows of one group, whose mentions have concept ids."""
+    lengths, counts = [len(s.tokens) for s in sentences], [len(s.mentions) for s in sentences]
+    for row in pack(lengths, counts, row_length, mentions_per_row):
+        yield records.serialize(fill_row([sentences[i] for i in row], row_length, mentions_per_row))
