@@ -1,0 +1,32 @@
+"""One frozen dataclass a stage: every option of nuner_jax, with its default. Loaded by cli.parse."""
+
+from nuner_jax.config.annotate import AnnotateConfig, BatchConfig, BudgetConfig, CorpusConfig, LlmConfig
+from nuner_jax.config.dataset import DatasetConfig
+from nuner_jax.config.evaluate import EvaluateConfig, FinetuneConfig, HeadConfig, Labels, Sampling
+from nuner_jax.config.export import ExportConfig
+from nuner_jax.config.recipes import RECIPES, Recipe, recipes
+from nuner_jax.config.train import DataConfig, DistributedConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+
+__all__ = [
+    "RECIPES",
+    "AnnotateConfig",
+    "BatchConfig",
+    "BudgetConfig",
+    "CorpusConfig",
+    "DataConfig",
+    "DatasetConfig",
+    "DistributedConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "FinetuneConfig",
+    "HeadConfig",
+    "Labels",
+    "LlmConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Recipe",
+    "Sampling",
+    "TrainConfig",
+    "recipes",
+]

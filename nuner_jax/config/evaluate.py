@@ -1,0 +1,82 @@
+"""Options of the evaluate stage."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nuner_jax.cli import Ints, Strs
+from nuner_jax.config.recipes import Recipe
+
+Labels = Literal["io", "iob2"]
+Sampling = Literal["k_to_2k", "exact_k", "words"]
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """How a few-shot head is fitted on the support set."""
+
+    kind: Literal["linear", "prototype", "prototype_linear"] = "linear"
+    """linear: softmax regression; prototype: nearest class mean; prototype_linear: softmax regression from the class means."""
+    learning_rate: float = 1e-2
+    """AdamW on all words of the support set at once."""
+    weight_decay: float = 1e-2
+    """AdamW's decoupled weight decay."""
+    num_steps: int = 300
+    """Steps of AdamW."""
+    class_weight: Literal["none", "balanced"] = "none"
+    """balanced: each class weighs the same in the loss, however many words it has."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How an encoder with a two-layer head is fine-tuned on the support set."""
+
+    num_epochs: int = 30
+    """Passes over the support set."""
+    batch_size: int = 8
+    """Sentences a step."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of the encoder (AdamW)."""
+    head_learning_rate: float = 1e-3
+    """Peak learning rate of the head."""
+    warmup_fraction: float = 0.1
+    """Share of the steps in which the learning rates rise from 0; then they fall linearly to 0."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices."""
+    dropout: float = 0.1
+    """Dropout on the encoder's hidden states and the head's."""
+    clip_norm: float = 1.0
+    """Global gradient norm is cut to this."""
+    parallel_seeds: int = 0
+    """Support sets trained side by side in one program; 0: one on CPU, as many as fit the memory elsewhere."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Few-shot entity recognition with frozen or fine-tuned encoders: systems x tasks x k x seeds."""
+
+    encoders: Strs = Strs(("minilm",))
+    """NAME=DIR_OR_NAME each, or just a name; the first is the baseline that gains are counted from."""
+    tasks: Strs = Strs(("kitchen", "helpdesk"))
+    """NAME=TRAIN,TEST each (.bio, .conll, .txt bracket markup, .json/.jsonl GLiNER), or a bundled task: kitchen, helpdesk."""
+    out: str = "results"
+    """Directory for results.jsonl, samples.jsonl, tables and plots. The same command again resumes."""
+    recipe: Recipe = "nuner_jax"
+    """Named set of defaults: nuner_jax (what measures best) or paper."""
+    protocol: Literal["frozen", "finetune"] = "frozen"
+    """frozen: features once, a head on top; finetune: the whole encoder and a two-layer head."""
+    ks: Ints = Ints((1, 4, 16))
+    """Support sizes k."""
+    seeds: int = 5
+    """Support sets for each k: seeds 0 to N - 1."""
+    sampling: Sampling = "k_to_2k"
+    """k_to_2k: k to 2k mentions of each type; exact_k: k mentions; words: k to 2k words of each type."""
+    layers: Ints = Ints()
+    """Hidden states that are concatenated (-1 the last); empty: last and middle by the encoder's depth."""
+    labels: Labels = "io"
+    """What a head predicts: a type or O; or with iob2 also where a mention begins."""
+    head: HeadConfig = HeadConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    samples: str = ""
+    """JSON lines of {"task", "k", "seed", "indices"} to use in place of drawing samples."""
+    cache: str = ""
+    """Where features are kept between runs; empty: OUT/features; none: nowhere."""
