@@ -21,7 +21,7 @@ from nuner_jax.errors import DoesNotFitError, InputError
 from nuner_jax.hardware import GiB, Hardware
 from nuner_jax.model.encoder import EncoderConfig
 from nuner_jax.model.hf import read_json
-from nuner_jax.model.two_tower import SCOPES
+from nuner_jax.model.text_tower import SCOPES
 from nuner_jax.pretrained import resolve
 from nuner_jax.step import Program
 
@@ -121,7 +121,7 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Report:
             raise
         raise DoesNotFitError(f"{config.compile_only}: {_needed(str(error))}") from None
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    costs = flops.training_costs(encoder_config, program.model.freeze_text, program.model.freeze_concept)
+    costs = flops.training_costs(encoder_config, program.model.freeze_text, program.freeze_concept)
     return Report(
         device_kind=devices[0].device_kind,
         mesh=dict(mesh.shape),

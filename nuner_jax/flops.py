@@ -14,14 +14,18 @@ Costs = dict[str, float]
 """Name of a sum over a batch -> FLOPs of a training step for each unit of it.
 
 positions, concept_positions: tokens in use, special ones included; attended, concept_attended: pairs (token, token of its segment);
-pairs: (text token, concept) that are scored.
+pairs: (text token, concept or class) that are scored.
 """
 
 
-def training_costs(config: "EncoderConfig", freeze_text: int, freeze_concept: int) -> Costs:
-    """What a step costs. `freeze_*`: -1 nothing, 0 the embeddings, N and the bottom N layers; those cost their forward pass only."""
-    text, concept = (tower_costs(config, freeze) for freeze in (freeze_text, freeze_concept))
-    trained_sides = sum(freeze < config.num_hidden_layers for freeze in (freeze_text, freeze_concept))
+def training_costs(config: "EncoderConfig", freeze_text: int, freeze_concept: int | None) -> Costs:
+    """What a step costs. `freeze_*`: -1 nothing, 0 the embeddings, N and the bottom N layers; those cost their forward pass only.
+
+    `freeze_concept` None: no concept encoder but a linear classifier, which is trained.
+    """
+    text = tower_costs(config, freeze_text)
+    concept = (0.0, 0.0) if freeze_concept is None else tower_costs(config, freeze_concept)
+    trained_sides = sum(freeze is None or freeze < config.num_hidden_layers for freeze in (freeze_text, freeze_concept))
     return {
         "positions": text[0],
         "attended": text[1],

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW with warm-up and decay, matrices decayed, the logit at a rate of its own."""
+"""The optimizer: AdamW with warm-up and decay, matrices decayed; what makes logits, at a rate of its own."""
 
 from collections.abc import Hashable
 
@@ -40,7 +40,7 @@ def optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformati
 
 def group_of(params: Params) -> Params:
     """The name of each parameter's group."""
-    return jax.tree.map_with_path(lambda path, _: "logit" if str(path[0].key).startswith("logit_") else "encoder", params)
+    return jax.tree.map_with_path(lambda path, _: "encoder" if path[0].key in ("text", "concept") else "logit", params)
 
 
 def is_matrix(params: Params) -> Params:

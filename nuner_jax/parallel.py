@@ -29,6 +29,8 @@ RULES: list[tuple[str, P]] = [
     (r"(attention_output|mlp_output)/bias", P()),  # [D]
     (r"norm/(scale|bias)", P()),  # [D]
     (r"logit_(scale|bias)", P()),  # []
+    (r"head/kernel", P("fsdp")),  # [D, N]
+    (r"head/bias", P()),  # [N]
 ]
 
 

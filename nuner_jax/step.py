@@ -12,16 +12,18 @@ from jax.sharding import PartitionSpec as P
 
 from nuner_jax import optim, parallel
 from nuner_jax.config import TrainConfig
+from nuner_jax.errors import InputError
+from nuner_jax.model.classifier import TokenClassifier
 from nuner_jax.model.encoder import EncoderConfig, Params, init_params
-from nuner_jax.model.two_tower import Batch, Metrics, TwoTower, combine, partition
+from nuner_jax.model.text_tower import Batch, Metrics, combine, partition
+from nuner_jax.model.two_tower import TwoTower
 
+Model = TwoTower | TokenClassifier
 State = dict[str, Any]
 """{"params": nested dict, "opt_state": of the trained parameters, "step": completed updates}"""
 
 
-def make_train_step(
-    model: TwoTower, tx: optax.GradientTransformation, seed: int
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
+def make_train_step(model: Model, tx: optax.GradientTransformation, seed: int) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """(state, batch) -> (state, metrics), pure: one update of the trained parameters; metrics are scalars."""
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -46,7 +48,7 @@ def make_train_step(
 class Program:
     """What a run compiles: everything that depends on config, encoder and mesh, and on no array."""
 
-    model: TwoTower
+    model: Model
     tx: optax.GradientTransformation
     abstract_state: State  # jax.ShapeDtypeStruct with shardings
     train_step: Any  # jitted (state, batch) -> (state, metrics); the state is donated
@@ -54,10 +56,16 @@ class Program:
 
     @classmethod
     def create(
-        cls, config: TrainConfig, encoder_config: EncoderConfig, mesh: Mesh, num_steps: int, mask_token_id: int | None = None
+        cls,
+        config: TrainConfig,
+        encoder_config: EncoderConfig,
+        mesh: Mesh,
+        num_steps: int,
+        mask_token_id: int | None = None,
+        num_concepts: int | None = None,
     ) -> "Program":
-        """Raises InputError where the config does not fit the encoder."""
-        model = TwoTower.create(encoder_config, config.model, mesh, mask_token_id)
+        """`num_concepts` are those of the data, where it is known. Raises InputError where the config does not fit the encoder."""
+        model = make_model(config, encoder_config, mesh, mask_token_id, num_concepts)
         tx = optim.optimizer(config.optim, num_steps)
         shapes = jax.eval_shape(lambda: fresh_state(model, tx, init_params(encoder_config, jax.random.key(0))))
         shardings = parallel.param_shardings(shapes, mesh)
@@ -76,6 +84,11 @@ class Program:
         )
         return cls(model, tx, abstract, train_step, eval_step)
 
+    @property
+    def freeze_concept(self) -> int | None:
+        """What is frozen in the concept encoder; None: there is none."""
+        return self.model.freeze_concept if isinstance(self.model, TwoTower) else None
+
     def init_state(self, encoder_params: Params) -> State:
         """The state before the first step, each array put where it lives."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
@@ -83,7 +96,19 @@ class Program:
         return make(jax.tree.map(jnp.asarray, encoder_params))
 
 
-def fresh_state(model: TwoTower, tx: optax.GradientTransformation, encoder_params: Params) -> State:
-    """Both towers from one encoder, an empty optimizer, step 0."""
+def make_model(
+    config: TrainConfig, encoder_config: EncoderConfig, mesh: Mesh, mask_token_id: int | None, num_concepts: int | None
+) -> Model:
+    """The model of the run's objective. Raises InputError."""
+    if config.objective == "contrastive":
+        return TwoTower.create(encoder_config, config.model, mesh, mask_token_id)
+    if config.num_types < 1:
+        raise InputError(f"num_types {config.num_types} is below 1")
+    num_types = min(config.num_types, num_concepts or config.num_types)
+    return TokenClassifier.create(encoder_config, config.model, mesh, mask_token_id, num_types)
+
+
+def fresh_state(model: Model, tx: optax.GradientTransformation, encoder_params: Params) -> State:
+    """The model from an encoder, an empty optimizer, step 0."""
     params = model.init(encoder_params)
     return {"params": params, "opt_state": tx.init(partition(params, model.is_trained)[0]), "step": jnp.int32(0)}

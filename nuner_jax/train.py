@@ -1,4 +1,4 @@
-"""`python -m nuner_jax.train`: contrastive pre-training, read top to bottom.
+"""`python -m nuner_jax.train`: pre-training, read top to bottom.
 
 The step is a pure function of (state, batch), in step.py; everything here brings data to it and carries results away. Order in the
 loop: save, then take the next batch, then step; so a checkpoint always stands before the batch that comes next.
@@ -87,7 +87,7 @@ def train(config: TrainConfig) -> None:
         max_concepts=config.data.max_concepts,
     )
     mask = cast("int | None", tokenizer.mask_token_id)
-    program = Program.create(config, encoder_config, mesh, num_steps, mask)
+    program = Program.create(config, encoder_config, mesh, num_steps, mask, len(data.concepts))
     learning_rate = optim.schedule(config.optim, config.optim.learning_rate, num_steps)
 
     # State: the newest checkpoint of this run, else the encoder that init_from names.
@@ -113,7 +113,7 @@ def train(config: TrainConfig) -> None:
     tracker = Tracker(workdir, first_step, num_steps, active=chief)
     iterator = prefetched(batches, first_step, config.data.num_threads)
     clock = StepClock(program_start=started, trained_seconds=trained_seconds)
-    costs = flops.training_costs(encoder_config, program.model.freeze_text, program.model.freeze_concept)
+    costs = flops.training_costs(encoder_config, program.model.freeze_text, program.freeze_concept)
     device = hardware.of_kind(jax.devices()[0].device_kind)
     peak_flops = device and device.bf16_flops * jax.device_count()
     window = Window(costs, peak_flops)

@@ -7,7 +7,7 @@ import pytest
 from nuner_jax import flops, hardware, parallel
 from nuner_jax.config import MeshConfig, ModelConfig, TrainConfig
 from nuner_jax.model.encoder import EncoderConfig
-from nuner_jax.model.two_tower import usage
+from nuner_jax.model.text_tower import usage
 from nuner_jax.step import Program
 
 B, T, M, C, R = 4, 32, 2, 24, 8

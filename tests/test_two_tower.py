@@ -10,7 +10,8 @@ from nuner_jax import parallel
 from nuner_jax.config import MeshConfig, ModelConfig
 from nuner_jax.errors import InputError
 from nuner_jax.model import hf
-from nuner_jax.model.two_tower import TwoTower, combine, mask_mentions, partition
+from nuner_jax.model.text_tower import combine, mask_mentions, partition
+from nuner_jax.model.two_tower import TwoTower
 
 MASK = 99
 

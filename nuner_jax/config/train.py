@@ -68,7 +68,7 @@ class OptimConfig:
     learning_rate: float = 2e-4
     """Peak learning rate of the encoders."""
     logit_learning_rate: float = 1e-3
-    """Peak learning rate of logit scale and bias."""
+    """Peak learning rate of logit scale and bias, or of the classifier."""
     warmup_fraction: float = 0.1
     """Share of the steps in which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -115,10 +115,14 @@ class DistributedConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Contrastive pre-training of a text encoder against a concept encoder."""
+    """Pre-training of a text encoder, contrastive against a concept encoder or as a classifier."""
 
     recipe: Recipe = "nuner_jax"
     """Named set of defaults: nuner_jax (what measures best) or paper."""
+    objective: Literal["contrastive", "classification"] = "contrastive"
+    """classification: a token classifier over the most frequent concepts, as NER-BERT is trained; the baseline."""
+    num_types: int = 315
+    """Concepts that the classifier tells apart, the most frequent ones; tokens of others count as no entity."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()

@@ -22,7 +22,7 @@ def model_card(
     front = {"license": license_name, "base_model": about["base"], "library_name": "transformers"}
     lines = ["---", *(f"{key}: {value}" for key, value in front.items() if value), "tags:"]
     lines += [f"- {tag}" for tag in ("named-entity-recognition", "token-classification", "nuner", "jax")]
-    lines += ["---", "", "# Entity recognition encoder (NuNER)", "", introduction(about, encoder), ""]
+    lines += ["---", "", "# Entity recognition encoder", "", introduction(about, encoder), ""]
     lines += ["## Use", "", usage(about["layers"]), "", *pooler_note(has_pooler), *files(about)]
     lines += ["## Training", "", *training(about, config), ""]
     if results:
@@ -35,10 +35,19 @@ def introduction(about: dict[str, Any], encoder: EncoderConfig) -> str:
     """What this is, in a paragraph."""
     return (
         f"A {encoder.model_type} encoder ({encoder.num_hidden_layers} layers, width {encoder.hidden_size}), started from "
-        f"{about['base'] or 'a local checkpoint'} and pre-trained for entity recognition by "
-        f"[NuNER](https://arxiv.org/abs/2402.15343): the vectors of tokens are drawn to the vectors of the concepts "
-        f"that an LLM annotated them with. It takes the place of its source wherever token vectors are used; "
+        f"{about['base'] or 'a local checkpoint'} and pre-trained for entity recognition {how(about)}. "
+        f"It takes the place of its source wherever token vectors are used; "
         f"with a linear head it learns entity types from a few examples. Made with nuner_jax {about['nuner_jax']}."
+    )
+
+
+def how(about: dict[str, Any]) -> str:
+    """The objective in words."""
+    if about["objective"] == "classification":
+        return "as an ordinary token classifier over the most frequent concepts that an LLM annotated (the style of NER-BERT)"
+    return (
+        "by [NuNER](https://arxiv.org/abs/2402.15343): the vectors of tokens are drawn to the vectors of the concepts "
+        "that an LLM annotated them with"
     )
 
 
@@ -70,7 +79,9 @@ def pooler_note(has_pooler: bool) -> list[str]:
 
 def files(about: dict[str, Any]) -> list[str]:
     """What lies beside the text encoder."""
-    logit = about["logit"]
+    logit = about.get("logit")
+    if logit is None:
+        return ["There is no concept encoder: the classifier that the encoder was trained under is not part of the folder.", ""]
     kind = f"{logit['scale']:.4g} x cosine {logit['bias']:+.4g}" if logit["kind"] == "cosine" else "the dot product"
     return [
         f"`concept_encoder/` gives a concept's vector (mean over its tokens). The logit of a token and a concept is {kind};",

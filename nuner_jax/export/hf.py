@@ -42,12 +42,16 @@ class Run:
     """What export reads of a run directory."""
 
     step: int
-    params: Params  # {"text", "concept", "logit_scale" (log), "logit_bias"}
+    params: Params  # {"text", "concept", "logit_scale" (log), "logit_bias"}, or {"text", "head"} of a classifier
     encoder: EncoderConfig
     carried: hf.Tensors
     source: dict[str, Any]  # {"name", "license"} of the encoder that the run started from
     sidecar: Path
     description: dict[str, Any]  # run.json
+
+    def towers(self, folder: Path) -> list[tuple[str, Path]]:
+        """(name, place in the exported folder) of each encoder of the run."""
+        return [(name, folder / place) for name, place in (("text", ""), ("concept", "concept_encoder")) if name in self.params]
 
 
 def read_run(workdir: str | Path, step: int | None) -> Run:
@@ -81,18 +85,21 @@ def head_layers(num_layers: int) -> list[int]:
 def facts(run: Run) -> dict[str, Any]:
     """nuner.json: what a user of the folder needs besides the two encoders."""
     config, manifest = run.description["config"], read_manifest(run)
+    concepts = {}
+    if "concept" in run.params:
+        scale, bias = float(np.exp(run.params["logit_scale"])), float(run.params["logit_bias"])
+        concepts = {
+            "logit": {"kind": config["model"]["logit"], "scale": scale, "bias": bias},
+            "concept_encoder": "concept_encoder",
+            "concept_pooling": "mean",
+            "concept_text": manifest.get("config", {}).get("concept_text", "name"),
+        }
     return {
         "format": 1,
         "nuner_jax": __version__,
         "recipe": config["recipe"],
-        "logit": {
-            "kind": config["model"]["logit"],
-            "scale": float(np.exp(run.params["logit_scale"])),
-            "bias": float(run.params["logit_bias"]),
-        },
-        "concept_encoder": "concept_encoder",
-        "concept_pooling": "mean",
-        "concept_text": manifest.get("config", {}).get("concept_text", "name"),
+        "objective": config["objective"],
+        **concepts,
         "layers": head_layers(run.encoder.num_hidden_layers),
         "step": run.step,
         "num_steps": run.description["num_steps"],
@@ -168,7 +175,7 @@ def write(folder: Path, run: Run, results: str) -> None:
     """The whole folder, unverified."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    for tower, place in (("text", folder), ("concept", folder / "concept_encoder")):
+    for tower, place in run.towers(folder):
         hf.save_encoder(place, run.encoder, run.params[tower], run.carried, run.sidecar)
         set_prefix_space(place)
     about = facts(run)
@@ -189,7 +196,7 @@ def set_prefix_space(folder: Path) -> None:
 
 def verify(folder: Path, run: Run) -> list[str]:
     """Reads the folder back, by our reader and (given torch) by Transformers; tells what was checked. Raises ExportError."""
-    for tower, place in (("text", folder), ("concept", folder / "concept_encoder")):
+    for tower, place in run.towers(folder):
         config, params, carried = hf.load_encoder(place)
         expect(config == run.encoder, f"{tower} encoder: the config reads back as another one")
         expect(same_tensors(params, run.params[tower]), f"{tower} encoder: parameters read back with other values")
@@ -198,7 +205,7 @@ def verify(folder: Path, run: Run) -> list[str]:
         expect(found == run.description["tokenizer"], f"{tower} encoder: not the tokenizer that the run was trained with")
     if importlib.util.find_spec("torch") is None:
         return ["tensors bit-equal", "not opened with Transformers, which needs torch"]
-    gaps = [compare_with_transformers(place, run) for place in (folder, folder / "concept_encoder")]
+    gaps = [compare_with_transformers(place, run) for _, place in run.towers(folder)]
     return ["tensors bit-equal", f"Transformers gives equal outputs (largest difference {max(gaps):.1e})"]
 
 

@@ -7,62 +7,32 @@ Rows are shuffled, so neighbours are a random sample, and the cost a device does
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nuner_jax.config import ModelConfig
-from nuner_jax.errors import InputError
 from nuner_jax.model import encoder
 from nuner_jax.model.encoder import EncoderConfig, Params
 from nuner_jax.model.losses import Sums, contrastive_sums
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-SHARDED = ("data", "fsdp")  # mesh axes that split the batch
-SCOPES = (
-    "text_encoder",
-    "concept_encoder",
-    "contrastive_loss",
-    "optimizer",
-    "metrics",
-)  # names in profiles and compiled programs
+from nuner_jax.model.text_tower import SHARDED, Batch, Metrics, TextTower, frozen_layers, is_trained_layer, usage
 
 
 @dataclass(frozen=True)
-class TwoTower:
+class TwoTower(TextTower):
     """What is static about the model; parameters are {"text", "concept", "logit_scale", "logit_bias"}, the scale as its log."""
 
-    graph: nnx.GraphDef
-    config: ModelConfig
-    freeze_text: int  # -1: nothing, 0: embeddings, N: and the bottom N layers
     freeze_concept: int
-    mesh: Mesh
-    mask_token_id: int
 
     @classmethod
     def create(
         cls, encoder_config: EncoderConfig, config: ModelConfig, mesh: Mesh, mask_token_id: int | None = None
     ) -> "TwoTower":
-        """Raises InputError if more layers are to be frozen than there are, or mentions masked without a mask token."""
-        if config.mention_mask and mask_token_id is None:
-            raise InputError(f"model.mention_mask {config.mention_mask}: the tokenizer has no mask token")
-        graph, _ = encoder.structure(encoder_config, dtype=config.dtype, attention=config.attention, remat=config.remat)
-        layers = encoder_config.num_hidden_layers
-        frozen = [layers // 2 if n == "half" else n for n in (config.freeze_layers, config.freeze_concept_layers)]
-        for name, number in zip(("freeze_layers", "freeze_concept_layers"), frozen, strict=True):
-            if not -1 <= number <= layers:
-                raise InputError(f"model.{name} {number} is not between -1 and the encoder's {layers} layers")
-        return cls(graph, config, frozen[0], frozen[1], mesh, mask_token_id or 0)
-
-    @property
-    def num_shards(self) -> int:
-        """S, the parts of a batch."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        """Raises InputError as TextTower.of does."""
+        text = TextTower.of(encoder_config, config, mesh, mask_token_id)
+        return cls(**vars(text), freeze_concept=frozen_layers(encoder_config, config, "freeze_concept_layers"))
 
     def init(self, encoder_params: Params) -> Params:
         """Both towers from one encoder."""
@@ -79,22 +49,7 @@ class TwoTower:
         """Whether the parameter at this path of names is trained."""
         if path[0] in ("logit_scale", "logit_bias"):
             return self.config.logit == "cosine"
-        frozen = self.freeze_text if path[0] == "text" else self.freeze_concept
-        if path[1] == "embeddings":
-            return frozen < 0
-        return int(path[2]) >= frozen  # ("text", "layers", "0", ...)
-
-    @jax.named_scope("text_encoder")
-    def embed_text(self, params: Params, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
-        """[B, T, D] vectors of tokens after each layer, embeddings first, of length 1 for the cosine."""
-        tower = encoder.merge(self.graph, params["text"])
-        tokens = batch["tokens"]
-        if key is not None and self.config.mention_mask:
-            key, mask_key = jax.random.split(key)
-            tokens = mask_mentions(tokens, batch["mentions"], self.config.mention_mask, self.mask_token_id, mask_key)
-        inputs = (tokens, batch["segment_ids"], batch["positions"])
-        states = tower(*inputs, freeze_layers=self.freeze_text, dropout_rate=self.config.dropout, dropout_key=key)
-        return tuple(unit(x) for x in states) if self.config.logit == "cosine" else states
+        return is_trained_layer(path[1:], self.freeze_text if path[0] == "text" else self.freeze_concept)
 
     @jax.named_scope("concept_encoder")
     def embed_concepts(self, params: Params, batch: Batch, key: jax.Array | None = None) -> jax.Array:
@@ -151,6 +106,7 @@ class TwoTower:
         )
 
         def sums_of(text: jax.Array) -> Sums:
+            text = unit(text) if self.config.logit == "cosine" else text
             parts = score(text, batch["text_mask"], batch["mentions"], concepts, ids, scale, bias)
             return jax.tree.map(jnp.sum, parts)
 
@@ -202,51 +158,7 @@ class TwoTower:
         return neighbours
 
 
-@jax.named_scope("metrics")
-def usage(batch: Batch) -> Metrics:
-    """What the global batch uses of its rows: shares of padding, and the sums that its FLOPs follow from (flops.py)."""
-    metrics = {}
-    for prefix in ("", "concept_"):
-        segments = batch[f"{prefix}segment_ids"]
-        same = (segments[..., :, None] == segments[..., None, :]) & (segments > 0)[..., None]
-        metrics[f"{prefix}positions"] = (segments > 0).sum().astype(jnp.float32)
-        metrics[f"{prefix}attended"] = same.sum().astype(jnp.float32)
-        metrics[f"{prefix}padding"] = 1 - metrics[f"{prefix}positions"] / segments.size
-    return metrics
-
-
-def mask_mentions(tokens: jax.Array, mentions: jax.Array, rate: float, mask_token_id: int, key: jax.Array) -> jax.Array:
-    """[B, T] tokens with a share of the mentions [B, M, 3] replaced by the mask token: what they are must come from context."""
-    first, last, concept = (mentions[..., i] for i in range(3))
-    chosen = jax.random.bernoulli(key, rate, concept.shape) & (concept >= 0)
-    position = jnp.arange(tokens.shape[1])
-    inside = (first[..., None] <= position) & (position <= last[..., None]) & chosen[..., None]  # [B, M, T]
-    return jnp.where(inside.any(1), mask_token_id, tokens)
-
-
 def unit(x: jax.Array) -> jax.Array:
     """Vectors of length 1 over the last axis, in float32; zero stays zero."""
     y = x.astype(jnp.float32)
     return (y * jax.lax.rsqrt(jnp.square(y).sum(-1, keepdims=True) + 1e-12)).astype(x.dtype)
-
-
-def partition(params: Params, is_trained: Any, path: tuple[str, ...] = ()) -> tuple[Params, Params]:
-    """A nested dict as (trained, frozen), each with the branches that it has leaves in."""
-    trained: Params = {}
-    frozen: Params = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            for side, part in zip((trained, frozen), partition(value, is_trained, (*path, name)), strict=True):
-                if part:
-                    side[name] = part
-        else:
-            (trained if is_trained((*path, name)) else frozen)[name] = value
-    return trained, frozen
-
-
-def combine(trained: Params, frozen: Params) -> Params:
-    """The inverse of partition."""
-    result = dict(frozen)
-    for name, value in trained.items():
-        result[name] = combine(value, frozen.get(name, {})) if isinstance(value, dict) else value
-    return result
