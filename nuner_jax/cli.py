@@ -74,7 +74,7 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """Errors are one line on standard error and exit status 2."""
+    """Errors are InputErrors of one line."""
 
     places: Mapping[str, str] = {}  # dotted key -> the file and line that set it
 
@@ -82,9 +82,7 @@ class _Parser(jsonargparse.ArgumentParser):
         del ex
         text = _plain(message)
         key = text.split(":")[0]
-        where = f"{self.places[key]}: " if key in self.places else ""
-        sys.stderr.write(f"{self.prog}: error: {where}{text}\n")
-        sys.exit(InputError.exit_status)
+        raise InputError(f"{self.places[key]}: {text}" if key in self.places else text)
 
 
 def _plain(message: str) -> str:
@@ -223,39 +221,119 @@ def parse(
     `recipes` maps a recipe's name to the dotted keys that it sets in this stage; the class then has a field `recipe`.
     Of the fields `alternatives` exactly one must be set; one given on the command line replaces another of the file.
     """
-    parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip())
-    parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config (demo/train)")
-    parser.add_class_arguments(config_class, None)
-    keys = _keys(config_class)
+    try:
+        return _parse(config_class, sys.argv[1:] if argv is None else argv, prog, recipes, alternatives)
+    except InputError as error:
+        sys.stderr.write(f"{prog}: error: {error}\n")
+        sys.exit(error.exit_status)
+
+
+def _parse(
+    config_class: type[Config],
+    argv: Sequence[str],
+    prog: str,
+    recipes: Mapping[str, Mapping[str, Any]] | None,
+    alternatives: Sequence[str],
+) -> Config:
+    parser, keys = _parser(config_class, prog), _keys(config_class)
     places: dict[str, str] = {}
     chosen = parser.get_defaults().recipe if recipes is not None else None
-    try:
-        words, configs = _normalise(sys.argv[1:] if argv is None else argv, keys)
-        for path in configs:
-            recipe, new = _read_config(path, keys)
-            chosen = recipe if recipe is not None else chosen
-            places |= new
-    except InputError as error:
-        parser.error(str(error))
+    words, configs = _normalise(argv, keys)
+    words, entries = _entries(words, keys)
+    for path in configs:
+        recipe, new = _read_config(path, keys)
+        chosen = recipe if recipe is not None else chosen
+        places |= new
     given = {word.partition("=")[0].removeprefix("--"): word.partition("=")[2] for word in words}
     parser.places = {key: place for key, place in places.items() if key not in given}
-    if recipes is not None:
-        chosen = given.get("recipe", chosen)
-        if chosen not in list(recipes):
-            parser.error(f"recipe: there is no recipe {chosen!r}; the recipes are {', '.join(recipes)}")
-        parser.set_defaults(dict(recipes[chosen]))
+    _set_recipe(parser, recipes, given.get("recipe", chosen))
     given_alternatives = [name for name in alternatives if given.get(name, "null") != "null"]
     if len(given_alternatives) == 1:
         words += [f"--{name}=null" for name in alternatives if name not in given]
-    namespace = parser.instantiate(parser.parse_args([f"--config={path}" for path in configs] + words))
+    words = [f"--config={path}" for path in configs] + words
+    if entries:  # the mappings of the files are needed whole, as an option replaces a mapping
+        so_far = parser.parse_args([word for word in words if word != "--print_config"])
+        for key, path, value in entries:
+            so_far[key] = _with_entry(so_far[key] or {}, path, value)
+        words += [f"--{key}={json.dumps(so_far[key], ensure_ascii=False)}" for key in dict.fromkeys(key for key, _, _ in entries)]
+    return _finish(parser, parser.parse_args(words), config_class, alternatives)
+
+
+def from_values(
+    config_class: type[Config],
+    values: Mapping[str, Any],
+    *,
+    recipes: Mapping[str, Mapping[str, Any]] | None = None,
+    alternatives: Sequence[str] = (),
+) -> Config:
+    """The config that dotted keys with plain YAML values ask for; recipes and alternatives as in parse.
+
+    Raises InputError that names the key.
+    """
+    parser, keys = _parser(config_class, ""), _keys(config_class)
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in keys or dataclasses.is_dataclass(keys[key]):
+            raise InputError(
+                f"there is no option {key} ({_hint(key, [k for k in keys if not dataclasses.is_dataclass(keys[k])])})"
+            )
+        tree = _with_entry(tree, key.split("."), value)
+    _set_recipe(parser, recipes, tree.get("recipe", parser.get_defaults().recipe) if recipes is not None else None)
+    return _finish(parser, parser.parse_object(tree), config_class, alternatives)
+
+
+def _parser(config_class: Any, prog: str) -> _Parser:
+    parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip())
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config (demo/train)")
+    parser.add_class_arguments(config_class, None)
+    return parser
+
+
+def _set_recipe(parser: _Parser, recipes: Mapping[str, Mapping[str, Any]] | None, chosen: Any) -> None:
+    if recipes is not None:
+        if chosen not in list(recipes):
+            parser.error(f"recipe: there is no recipe {chosen!r}; the recipes are {', '.join(recipes)}")
+        parser.set_defaults(dict(recipes[chosen]))
+
+
+def _finish(parser: _Parser, namespace: Any, config_class: type[Config], alternatives: Sequence[str]) -> Config:
+    namespace = parser.instantiate(namespace)
     if alternatives and sum(namespace[name] is not None for name in alternatives) != 1:
         parser.error(f"set exactly one of {' and '.join(alternatives)}")
     config = config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})  # type: ignore[arg-type]
-    for key in keys:
+    for key in _keys(config_class):
         value = attrgetter(key)(config)
         if isinstance(value, float) and not math.isfinite(value):
             parser.error(f"{key}: expected a finite number, got {value}")
     return config
+
+
+def _entries(words: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str], Any]]]:
+    """Words apart from those that set an entry of a mapping (`--extra.a.b=1`), and these as (key, path in it, value)."""
+    rest: list[str] = []
+    entries: list[tuple[str, list[str], Any]] = []
+    mappings = [key for key, kind in keys.items() if get_origin(kind) is dict]
+    for word in words:
+        flag, _, text = word.partition("=")
+        key = next((key for key in mappings if flag.startswith(f"--{key}.")), None)
+        if key is None:
+            rest.append(word)
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        entries.append((key, flag[len(key) + 3 :].split("."), value))
+    return rest, entries
+
+
+def _with_entry(tree: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of a nested dict with a new value at a path; keys keep their order, and one written with dots is found as well."""
+    whole = ".".join(path)
+    if len(path) == 1 or whole in tree:
+        return {**tree, whole: value}
+    below = tree.get(path[0])
+    return {**tree, path[0]: _with_entry(below if isinstance(below, dict) else {}, path[1:], value)}
 
 
 def as_dict(config: Any) -> dict[str, Any]:

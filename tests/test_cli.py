@@ -143,6 +143,36 @@ def test_a_lone_switch_is_true_and_values_may_be_negative_or_null():
     assert toy("--inner.extra", '{"seed": 1}').inner.extra == {"seed": 1}
 
 
+def test_entries_of_a_mapping_change_what_the_file_says_and_nothing_beside_it(file, capsys):
+    path = file("steps: 1\ninner:\n  extra: {a: {b: 1, c: 2}, d.e: 3}\n")
+    words = ["--config", path, "--inner.extra.a.b=[4, 5]", "--inner.extra.d.e", "x", "--inner.extra.f=1.5"]
+    wanted = {"a": {"b": [4, 5], "c": 2}, "d.e": "x", "f": 1.5}
+    assert toy(*words).inner.extra == wanted
+    assert list(toy(*words).inner.extra) == list(wanted)
+    assert status(lambda argv: toy(*argv), [*words, "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["inner"]["extra"] == wanted
+
+
+def test_a_config_from_plain_values_follows_the_rules_of_the_command_line():
+    def build(values):
+        return cli.from_values(ToyConfig, values, recipes=RECIPES, alternatives=("steps", "epochs"))
+
+    assert build({"inner.rate": "3e-3", "ks": [4, 5], "steps": 3}) == toy("--inner.rate=3e-3", "--ks=4,5", "--steps=3")
+    assert build({"recipe": "fancy", "steps": 3}) == toy("--recipe=fancy", "--steps=3")
+    for values, message in [
+        ({"inner.rat": 1}, "there is no option inner.rat (did you mean inner.rate?)"),
+        ({"inner": 1}, "there is no option inner "),
+        ({"inner.kind": "c", "steps": 3}, "inner.kind: expected 'a' or 'b', got c"),
+        ({"recipe": "best"}, "there is no recipe 'best'"),
+        ({"steps": 1, "epochs": 2.0}, "exactly one of"),
+        ({"inner.rate": float("inf"), "steps": 3}, "inner.rate: expected a finite number"),
+    ]:
+        with pytest.raises(InputError) as refused:
+            build(values)
+        assert message in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
 def test_exactly_one_alternative_holds_and_the_command_line_replaces_the_file(file, capsys):
     steps = file("steps: 5\n")
     assert (toy("--config", steps).steps, toy("--config", steps).epochs) == (5, None)
