@@ -1,0 +1,1 @@
+"""The concepts that a model knows: a map of their embeddings, and the nearest ones to a phrase."""
