@@ -5,6 +5,7 @@ import importlib.util
 import sys
 
 from nuner_jax import __version__
+from nuner_jax.memory import use_huge_pages
 
 COMMANDS = {
     "annotate": "an LLM labels every sentence with open concepts: ledger, annotated text",
@@ -15,6 +16,8 @@ COMMANDS = {
     "report": "tables and figures of one or several evaluations",
 }
 """Command -> what it does; each is the module nuner_jax.<command> with its `main(argv)`."""
+
+COMPUTING = ("train", "evaluate")  # commands that spend their time in XLA programs
 
 
 def usage() -> str:
@@ -35,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     elif command == "--version":
         print(__version__)
     elif command in COMMANDS:
+        if argv is None and command in COMPUTING:
+            use_huge_pages()
         importlib.import_module(module_of(command)).main(rest)
     else:
         close = difflib.get_close_matches(command, COMMANDS, n=1)

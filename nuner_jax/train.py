@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nuner_jax import cli
 from nuner_jax.config import TrainConfig, recipes
 from nuner_jax.errors import InputError, NunerError, Preempted
+from nuner_jax.memory import use_huge_pages
 from nuner_jax.run import LENGTH, StopSignal, check_same, describe, is_due, remember, resolve_steps
 
 if TYPE_CHECKING:
@@ -169,10 +170,10 @@ def train(config: TrainConfig) -> None:
 def held_out_loss(
     config: TrainConfig, batches: "Batches", program: "Program", params: Any, mesh: Any, shards: list[int]
 ) -> dict[str, float]:
-    """Mean loss over the first batches of the validation split, always the same ones; empty without such a split."""
+    """Mean loss over the first batches of the validation split, always the same ones; empty without such a split or batches."""
     from nuner_jax import parallel
 
-    validation = batches.of_split("validation", config.eval_batches)
+    validation = batches.of_split("validation", config.eval_batches) if config.eval_batches else None
     if validation is None:
         return {}
     losses = [program.eval_step(params, parallel.put_batch(validation[i], mesh, shards)) for i in range(len(validation))]
@@ -191,4 +192,5 @@ def few_shot_probe(
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     main()

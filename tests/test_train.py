@@ -310,3 +310,9 @@ def test_no_recompilation_after_the_first_step(dataset, tiny_encoder):
     for step in range(5):
         state, _ = program.train_step(state, parallel.put_batch(batches[step], grid, parallel.local_shards(grid)))
     assert program.train_step._cache_size() == 1
+
+
+def test_no_held_out_batches_no_held_out_loss(dataset, tiny_encoder, tmp_path):
+    assert run(dataset, tiny_encoder, tmp_path / "run", "--eval_batches", "0", steps=2) == 0
+    assert "eval/loss" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert load_params(tmp_path / "run")[0] == 2

@@ -145,7 +145,7 @@ class TrainConfig:
     eval_every_steps: int = 0
     """Steps between held-out losses; 0: at the end only."""
     eval_batches: int = 16
-    """Batches of the validation split at most, for the held-out loss."""
+    """Batches of the validation split at most, for the held-out loss; 0: no such loss."""
     probe_every_steps: int = 0
     """Steps between few-shot probes on the bundled tasks; 0: none."""
     checkpoint_every_steps: int = 1000

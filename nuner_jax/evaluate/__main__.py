@@ -2,6 +2,7 @@
 
 from nuner_jax import cli
 from nuner_jax.config import EvaluateConfig, recipes
+from nuner_jax.memory import use_huge_pages
 
 PROG = "nuner_jax.evaluate"
 
@@ -25,4 +26,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     main()
