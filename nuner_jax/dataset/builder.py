@@ -112,7 +112,7 @@ def build_locally(config: DatasetConfig, tokenizer: "PreTrainedTokenizerFast", f
         groups = group_sentences(sentences, config)
         names = shard_names(groups)
         jobs = ((str(folder / names[group]), with_ids(members, ids)) for group, members in groups.items())
-        for (split, _), size in zip(groups, run(pool if len(groups) > 1 else None, _write, jobs), strict=True):
+        for (split, _), size in zip(groups, run(pool, _write, jobs), strict=True):
             built.shards.setdefault(split, []).append(size)
     return built
 
