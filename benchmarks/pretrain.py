@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--freeze", type=int, default=0)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--row_length", type=int, default=128)
+    parser.add_argument("--row_length", type=int, default=64, help="the reference cuts sentences at 64 tokens")
     parser.add_argument("--group_by_length", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
