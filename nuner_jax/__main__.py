@@ -14,6 +14,7 @@ COMMANDS = {
     "export": "a checkpoint to a Hugging Face folder, checked",
     "evaluate": "few-shot evaluation of encoders on tasks, side by side",
     "report": "tables and figures of one or several evaluations",
+    "ablate": "an ablation: points that differ in a few options, with a table and a figure",
 }
 """Command -> what it does; each is the module nuner_jax.<command> with its `main(argv)`."""
 

@@ -112,6 +112,11 @@ def _keys(config_class: Any, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
+def _open_groups(keys: Mapping[str, Any]) -> tuple[str, ...]:
+    """Beginnings of the names of entries of mappings, which may be called anything."""
+    return tuple(f"{key}." for key, kind in keys.items() if get_origin(kind) is dict)
+
+
 def _hint(key: str, keys: Iterable[str]) -> str:
     """The name that was probably meant: one beside it, or the same name in another group; else all names beside it."""
     group, _, name = key.rpartition(".")
@@ -148,6 +153,7 @@ def _read_config(path: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, st
         raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
     places: dict[str, str] = {}
     recipe = None
+    open_groups = _open_groups(keys)
 
     def walk(node: Any, prefix: str) -> None:
         nonlocal recipe
@@ -157,12 +163,13 @@ def _read_config(path: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, st
         for key_node, value in node.value:
             key = prefix + str(key_node.value)
             place = f"{path}, line {key_node.start_mark.line + 1}"
-            if key not in keys:
+            if key not in keys and not key.startswith(open_groups):
                 raise InputError(f"{place}: there is no option {key} ({_hint(key, keys)})")
             if key in places:
                 raise InputError(f"{place}: {key} is set twice")
             places[key] = place
-            if dataclasses.is_dataclass(keys[key]):
+            entry = key not in keys or get_origin(keys[key]) is dict
+            if dataclasses.is_dataclass(keys.get(key)) or (entry and isinstance(value, yaml.MappingNode)):
                 walk(value, f"{key}.")
             if key == "recipe" and isinstance(value, yaml.ScalarNode):
                 recipe = value.value
@@ -177,7 +184,7 @@ def _normalise(argv: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str],
     configs: list[Path] = []
     words: list[str] = []
     lists: dict[str, list[str]] = {}
-    open_groups = tuple(f"{key}." for key, kind in keys.items() if get_origin(kind) is dict)
+    open_groups = _open_groups(keys)
     i = 0
     while i < len(argv):
         word, i = argv[i], i + 1
@@ -215,14 +222,19 @@ def parse(
     prog: str,
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
     alternatives: Sequence[str] = (),
+    check: Callable[[Config], Any] | None = None,
 ) -> Config:
     """The config that `argv` (default: the process's) asks for; exits with status 2 and one line on bad input.
 
     `recipes` maps a recipe's name to the dotted keys that it sets in this stage; the class then has a field `recipe`.
     Of the fields `alternatives` exactly one must be set; one given on the command line replaces another of the file.
+    `check` may refuse the config by an InputError "key: what is wrong", to which the line of the file is added.
     """
     try:
-        return _parse(config_class, sys.argv[1:] if argv is None else argv, prog, recipes, alternatives)
+        config, places = _parse(config_class, sys.argv[1:] if argv is None else argv, prog, recipes, alternatives)
+        if check is not None:
+            _check(check, config, places)
+        return config
     except InputError as error:
         sys.stderr.write(f"{prog}: error: {error}\n")
         sys.exit(error.exit_status)
@@ -234,7 +246,7 @@ def _parse(
     prog: str,
     recipes: Mapping[str, Mapping[str, Any]] | None,
     alternatives: Sequence[str],
-) -> Config:
+) -> tuple[Config, Mapping[str, str]]:
     parser, keys = _parser(config_class, prog), _keys(config_class)
     places: dict[str, str] = {}
     chosen = parser.get_defaults().recipe if recipes is not None else None
@@ -256,7 +268,17 @@ def _parse(
         for key, path, value in entries:
             so_far[key] = _with_entry(so_far[key] or {}, path, value)
         words += [f"--{key}={json.dumps(so_far[key], ensure_ascii=False)}" for key in dict.fromkeys(key for key, _, _ in entries)]
-    return _finish(parser, parser.parse_args(words), config_class, alternatives)
+    return _finish(parser, parser.parse_args(words), config_class, alternatives), parser.places
+
+
+def _check(check: Callable[[Config], Any], config: Config, places: Mapping[str, str]) -> None:
+    try:
+        check(config)
+    except InputError as error:
+        key = str(error).partition(": ")[0]
+        while key and key not in places:  # what is missing is told by the line of the group that it belongs to
+            key = key.rpartition(".")[0]
+        raise InputError(f"{places[key]}: {error}" if key else str(error)) from None
 
 
 def from_values(
@@ -312,18 +334,17 @@ def _entries(words: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str], 
     """Words apart from those that set an entry of a mapping (`--extra.a.b=1`), and these as (key, path in it, value)."""
     rest: list[str] = []
     entries: list[tuple[str, list[str], Any]] = []
-    mappings = [key for key, kind in keys.items() if get_origin(kind) is dict]
     for word in words:
         flag, _, text = word.partition("=")
-        key = next((key for key in mappings if flag.startswith(f"--{key}.")), None)
-        if key is None:
+        group = next((group for group in _open_groups(keys) if flag.startswith(f"--{group}")), None)
+        if group is None:
             rest.append(word)
             continue
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
-        entries.append((key, flag[len(key) + 3 :].split("."), value))
+        entries.append((group[:-1], flag[2 + len(group) :].split("."), value))
     return rest, entries
 
 

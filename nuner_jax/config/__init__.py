@@ -1,5 +1,6 @@
 """One frozen dataclass a stage: every option of nuner_jax, with its default. Loaded by cli.parse."""
 
+from nuner_jax.config.ablate import AblateConfig, CutConfig, Published, StagesConfig
 from nuner_jax.config.annotate import AnnotateConfig, BatchConfig, BudgetConfig, CorpusConfig, LlmConfig
 from nuner_jax.config.dataset import DatasetConfig
 from nuner_jax.config.evaluate import EvaluateConfig, FinetuneConfig, HeadConfig, Labels, Sampling
@@ -9,10 +10,12 @@ from nuner_jax.config.train import DataConfig, DistributedConfig, MeshConfig, Mo
 
 __all__ = [
     "RECIPES",
+    "AblateConfig",
     "AnnotateConfig",
     "BatchConfig",
     "BudgetConfig",
     "CorpusConfig",
+    "CutConfig",
     "DataConfig",
     "DatasetConfig",
     "DistributedConfig",
@@ -25,8 +28,10 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "Published",
     "Recipe",
     "Sampling",
+    "StagesConfig",
     "TrainConfig",
     "recipes",
 ]

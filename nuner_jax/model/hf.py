@@ -6,6 +6,7 @@ A folder holds config.json, model.safetensors (or shards with an index) and toke
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,19 @@ def save_encoder(
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf8")
     save_file(params_to_hf(config, params, carried), folder / "model.safetensors", {"format": "pt"})
     shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes files that only the owner reads
+
+
+def cut_encoder(source: str | Path, num_layers: int, folder: str | Path) -> None:
+    """Writes the encoder `source` with its first layers only, and its tokenizer, but no pooler, which read the last layer.
+
+    Raises InputError if it has no so many layers.
+    """
+    config, params, _ = load_encoder(source)
+    if not 1 <= num_layers <= config.num_hidden_layers:
+        raise InputError(f"layers {num_layers}: {source} has {config.num_hidden_layers}")
+    layers = {name: layer for name, layer in params["layers"].items() if int(name) < num_layers}
+    cut = replace(config, num_hidden_layers=num_layers)
+    save_encoder(folder, cut, {**params, "layers": layers}, {}, resolve(str(source)))
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Figures of the paper from run directories, beside its published numbers."""

@@ -1,0 +1,78 @@
+"""The figure of an ablation: score against what is varied, a series for each k, 95 % intervals, trend."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nuner_jax.ablate.analysis import Scores
+from nuner_jax.figures.published import ABLATIONS
+from nuner_jax.plotting import panels, series, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+YLABEL = "token F1, macro (points)"
+
+
+@styled
+def draw(scores: Scores) -> "Figure":
+    """Against the points' x where they have one, else a row for each point. Means over tasks."""
+    if scores.on_axis():
+        figure, [axis] = panels(1, height=2.6)
+        against_x(axis, scores)
+    else:
+        figure, [axis] = panels(1, height=0.9 + 0.16 * (1 + len(scores.ks)) * len(scores.points))
+        by_category(axis, scores)
+    axis.set_title(scores.title)
+    note = f"published: {ABLATIONS[scores.published].finding}" if scores.published in ABLATIONS else ""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), title=note or None, title_fontsize=7)
+    return figure
+
+
+def against_x(axis: "Axes", scores: Scores) -> None:
+    """Points with bars, the fitted trend as a line; an encoder that is not pre-trained as a level."""
+    points = scores.on_axis()
+    xs = [x for _, x in points]
+    loose = [point for point, x in scores.x.items() if x is None]
+    if scores.log_x:
+        axis.set_xscale("log")
+    for i, k in enumerate(scores.ks):
+        style = series(i)
+        found = [scores.get(point, k) for point, _ in points]
+        axis.errorbar(
+            xs,
+            [100 * e.mean for e in found],
+            yerr=[0 if np.isnan(e.half_width) else 100 * e.half_width for e in found],
+            label=f"k={k}",
+            **{**style, "linestyle": "none"},
+        )
+        trend = scores.trend(k)
+        if trend is not None:
+            ends = [min(xs), max(xs)]
+            axis.plot(ends, [100 * trend(x) for x in ends], color=style["color"], linestyle=style["linestyle"], linewidth=1)
+        for point in loose:
+            level = 100 * scores.get(point, k).mean
+            label = point if k == scores.ks[-1] else None
+            axis.axhline(level, color=style["color"], linestyle=(0, (1, 2)), linewidth=1, label=label)
+    axis.set_xlabel(scores.x_label + (" (log scale)" if scores.log_x else ""))
+    axis.set_ylabel(YLABEL)
+
+
+def by_category(axis: "Axes", scores: Scores) -> None:
+    """A row for each point, first on top, a marker with a bar for each k."""
+    for i, k in enumerate(scores.ks):
+        found = [scores.get(point, k) for point in scores.points]
+        offset = (i - (len(scores.ks) - 1) / 2) * 0.2
+        axis.errorbar(
+            [100 * e.mean for e in found],
+            [row + offset for row in range(len(found))],
+            xerr=[0 if np.isnan(e.half_width) else 100 * e.half_width for e in found],
+            label=f"k={k}",
+            **{**series(i), "linestyle": "none"},
+        )
+    axis.set_yticks(range(len(scores.points)), scores.points)
+    axis.set_ylim(len(scores.points) - 0.5, -0.5)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel(YLABEL)
