@@ -70,25 +70,23 @@ def load_params(workdir: str | Path, step: int | None = None) -> tuple[int, dict
     folder = Path(workdir).resolve() / "checkpoints"
     if not folder.is_dir():
         raise InputError(f"{workdir}: no checkpoints here (expected {folder})")
-    with ocp.CheckpointManager(folder) as manager:
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()}
+    with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
         steps = sorted(manager.all_steps())
         chosen = steps[-1] if step is None and steps else step
         if chosen is None or chosen not in steps:
             there = ", ".join(map(str, steps)) or "none"
             raise InputError(f"{folder}: no checkpoint{'' if step is None else f' of step {step}'} (there: {there})")
-    try:
-        with ocp.PyTreeCheckpointer() as reader:
-            path = folder / str(chosen) / "state"
-            metadata = reader.metadata(path).item_metadata
+        try:
+            metadata = manager.item_metadata(chosen)["state"]
             if metadata is None:
                 raise ValueError("its metadata are missing")
-            names = metadata.tree["params"]
-            like = {"params": jax.tree.map(lambda _: 0, names)}
+            like = {"params": jax.tree.map(lambda _: 0, metadata.tree["params"])}
             how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-            tree = reader.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=how, partial_restore=True))
-    except (ValueError, OSError, KeyError, TypeError, FileNotFoundError) as error:
-        raise InputError(f"{folder / str(chosen)}: the checkpoint cannot be read ({_first_line(error)})") from None
-    return chosen, tree["params"]
+            args = ocp.args.Composite(state=ocp.args.PyTreeRestore(item=like, restore_args=how, partial_restore=True))
+            return chosen, manager.restore(chosen, args=args)["state"]["params"]
+        except (ValueError, OSError, KeyError, TypeError, FileNotFoundError) as error:
+            raise InputError(f"{folder / str(chosen)}: the checkpoint cannot be read ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:

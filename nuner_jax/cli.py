@@ -22,6 +22,7 @@ from jsonargparse.typing import register_type
 from nuner_jax.errors import InputError, NunerError
 
 Config = TypeVar("Config")
+PLACES = ("workdir", "data.path", "init_from", "input", "out", "results")  # paths of the file system, unlike corpus.path
 
 
 class Ints(tuple[int, ...]):
@@ -223,15 +224,20 @@ def parse(
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
     alternatives: Sequence[str] = (),
     check: Callable[[Config], Any] | None = None,
+    positional: str = "",
 ) -> Config:
     """The config that `argv` (default: the process's) asks for; exits with status 2 and one line on bad input.
 
     `recipes` maps a recipe's name to the dotted keys that it sets in this stage; the class then has a field `recipe`.
     Of the fields `alternatives` exactly one must be set; one given on the command line replaces another of the file.
     `check` may refuse the config by an InputError "key: what is wrong", to which the line of the file is added.
+    Words before the first option are values of the field `positional`, if one is named.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if positional and argv and not argv[0].startswith("-"):
+        argv.insert(0, f"--{positional}")
     try:
-        config, places = _parse(config_class, sys.argv[1:] if argv is None else argv, prog, recipes, alternatives)
+        config, places = _parse(config_class, argv, prog, recipes, alternatives)
         if check is not None:
             _check(check, config, places)
         return config
@@ -327,7 +333,15 @@ def _finish(parser: _Parser, namespace: Any, config_class: type[Config], alterna
         value = attrgetter(key)(config)
         if isinstance(value, float) and not math.isfinite(value):
             parser.error(f"{key}: expected a finite number, got {value}")
+        if key in PLACES and (buckets := [x for x in _texts(value) if re.match(r"(gs|s3|abfss?|hdfs)://", x)]):
+            parser.error(
+                f"{key}: {buckets[0]} is not a path of the file system; mount it (gcsfuse, s3fs) and name the mount point"
+            )
     return config
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value) if isinstance(value, Strs) else []
 
 
 def _entries(words: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str], Any]]]:

@@ -26,6 +26,11 @@ def resolve_steps(config: TrainConfig, num_rows: int) -> int:
             steps = max(1, steps)
     if steps < 1:
         raise InputError(f"the run has no step (num_train_steps {config.num_train_steps}, num_epochs {config.num_epochs})")
+    if config.gradient_accumulation_steps != 1:
+        raise InputError(
+            f"gradient_accumulation_steps {config.gradient_accumulation_steps}: refused, as the loss of a batch is not the sum of those "
+            "of its parts (they have fewer negatives); memory is saved by model.remat, data.concept_group, model.logit_chunk, mesh.fsdp"
+        )
     if config.batch_size < 1:
         raise InputError(f"batch_size {config.batch_size} is below 1")
     return steps

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from nuner_jax import flops
 from nuner_jax.errors import InputError, NunerError
+from nuner_jax.schema import write_json_lines
 
 
 class Tracker:
@@ -27,7 +28,7 @@ class Tracker:
 
         self.path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(self.path) if row["step"] <= first_step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf8")
+        write_json_lines(self.path, kept)
         self.file = open(self.path, "a", encoding="utf8")  # noqa: SIM115 - lives as long as the tracker
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         self.bar = tqdm(total=num_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
@@ -75,10 +76,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class NonFiniteError(NunerError):
-    """A step's loss is NaN or infinite."""
+    """A step's loss is NaN or infinite; `step` counts from 0, the message from 1 as the log does."""
 
     def __init__(self, step: int):
-        super().__init__(f"the loss of step {step} is not finite")
+        super().__init__(f"the loss of step {step + 1} is not finite")
         self.step = step
 
 

@@ -173,4 +173,6 @@ def test_an_encoder_without_tokenizer_is_refused(world, tmp_path, capsys):
 def test_report_joins_directories(world, done, tmp_path, capsys):
     assert run(report_main, [str(done), "--out", str(tmp_path)]) == 0
     assert "ours: gain over base" in capsys.readouterr().out
-    assert run(report_main, [str(tmp_path / "nothing")]) == 2
+    for words in ([str(tmp_path / "nothing")], [], ["--no_such_option"]):
+        assert run(report_main, words) == 2
+        assert capsys.readouterr().err.count("\n") == 1

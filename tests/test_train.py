@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import jax
@@ -258,7 +259,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     monkeypatch.setattr(optim, "schedule", poisoned)
     assert run(dataset, tiny_encoder, tmp_path / "run") == 1
     error = capsys.readouterr().err
-    assert "the loss of step 6 is not finite" in error
+    order = Batches(PackedDataset(dataset), "train", batch_size=8, num_steps=12, seed=0).order(6)
+    assert f"the loss of step 7 is not finite (rows {', '.join(map(str, order))} of the data set)" in error
     assert error.rstrip().endswith("checkpoints/4")
     assert load_params(tmp_path / "run")[0] == 4
 
@@ -270,6 +272,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
         (("--mesh.fsdp", "3"), "does not fit 8 devices"),
         (("--model.freeze_layers", "9"), "model.freeze_layers 9 is not between -1 and the encoder's 2 layers"),
         (("--init_from", "/no/such/encoder"), "no such folder"),
+        (("--gradient_accumulation_steps", "2"), "gradient_accumulation_steps 2: refused, as the loss of a batch is not the sum"),
+        (("--workdir", "gs://bucket/run"), "workdir: gs://bucket/run is not a path of the file system; mount it"),
     ],
 )
 def test_settings_that_cannot_work_end_in_one_line(dataset, tiny_encoder, tmp_path, capsys, extra, message):
@@ -280,8 +284,6 @@ def test_settings_that_cannot_work_end_in_one_line(dataset, tiny_encoder, tmp_pa
 
 
 def test_an_unreadable_checkpoint_is_named(dataset, tiny_encoder, finished, tmp_path, capsys):
-    import shutil
-
     workdir = tmp_path / "broken"
     shutil.copytree(finished, workdir)
     for path in (workdir / "checkpoints" / "12" / "state").rglob("*"):
@@ -316,3 +318,15 @@ def test_no_held_out_batches_no_held_out_loss(dataset, tiny_encoder, tmp_path):
     assert run(dataset, tiny_encoder, tmp_path / "run", "--eval_batches", "0", steps=2) == 0
     assert "eval/loss" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert load_params(tmp_path / "run")[0] == 2
+
+
+def test_a_checkpoint_half_written_by_a_crash_is_not_seen(dataset, tiny_encoder, finished, tmp_path, capfd):
+    workdir = tmp_path / "crashed"
+    shutil.copytree(finished, workdir)
+    newest = workdir / "checkpoints" / "12"
+    newest.rename(newest.with_name("12.orbax-checkpoint-tmp"))
+    (newest.with_name("12.orbax-checkpoint-tmp") / "_CHECKPOINT_METADATA").unlink()
+    assert load_params(workdir)[0] == 8
+    assert capfd.readouterr().err == ""
+    assert run(dataset, tiny_encoder, workdir, "--model.dropout", "0.1") == 0
+    assert_same_end(workdir, finished)

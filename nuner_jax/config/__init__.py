@@ -6,6 +6,7 @@ from nuner_jax.config.dataset import DatasetConfig
 from nuner_jax.config.evaluate import EvaluateConfig, FinetuneConfig, HeadConfig, Labels, Sampling
 from nuner_jax.config.export import ExportConfig
 from nuner_jax.config.recipes import RECIPES, Recipe, recipes
+from nuner_jax.config.report import ReportConfig
 from nuner_jax.config.train import DataConfig, DistributedConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "OptimConfig",
     "Published",
     "Recipe",
+    "ReportConfig",
     "Sampling",
     "StagesConfig",
     "TrainConfig",

@@ -138,6 +138,8 @@ class TrainConfig:
     """Length of the run in passes over the data; or num_train_steps."""
     batch_size: int = 16
     """Packed rows a step, over all devices."""
+    gradient_accumulation_steps: int = 1
+    """Only 1: parts of a batch have fewer negatives than the whole, so accumulation would be another loss."""
     seed: int = 0
     """Of data order, dropout and new parameters."""
     log_every_steps: int = 10

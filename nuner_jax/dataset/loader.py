@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ Batch = dict[str, np.ndarray]
 CAPACITY_PROBES = 64  # batches looked at to size the concept arrays
 CAPACITY_MARGIN = 1.05
 CONCEPT_ROW_LENGTH = 32
+CONCEPT_ARRAYS = ("concept_tokens", "concept_segment_ids", "concept_positions", "concept_slots")
 
 
 class PackedDataset:
@@ -112,28 +114,34 @@ class ConceptTokens:
         a token's slot is the index of its concept among the C of its group, and C for padding.
         """
         K, C, R, T = capacity.groups, capacity.concepts, capacity.rows, capacity.row_length
-        names = ("concept_tokens", "concept_segment_ids", "concept_positions")
-        batch: Batch = {name: np.zeros((K, R, T), np.int32) for name in names}
-        batch["concept_slots"] = np.full((K, R, T), C, np.int32)
+        batch: Batch = {name: np.zeros((K, R * T), np.int32) for name in CONCEPT_ARRAYS}
+        batch["concept_slots"][:] = C
         batch["concept_ids"] = np.full(K * C, -1, np.int32)
         placed = 0
         for k in range(K):
             members = ids[k::K][:C]
-            lengths = self.lengths[members].tolist()
-            slot = 0
-            for r, row in enumerate(pack(lengths, [0] * len(members), T, 0)[:R]):
-                start = 0
-                for segment, item in enumerate(row, start=1):
-                    length, first = lengths[item], self.starts[members[item]]
-                    span = slice(start, start + length)
-                    batch["concept_tokens"][k, r, span] = self.flat[first : first + length]
-                    batch["concept_segment_ids"][k, r, span] = segment
-                    batch["concept_positions"][k, r, span] = np.arange(length)
-                    batch["concept_slots"][k, r, span] = slot
-                    batch["concept_ids"][k * C + slot] = members[item]
-                    start, slot = start + length, slot + 1
-            placed += slot
-        return batch, len(ids) - placed
+            lengths = self.lengths[members]
+            rows = pack(lengths.tolist(), [0] * len(members), T, 0)[:R]
+            order = np.fromiter(chain.from_iterable(rows), np.int64)  # [N] items, row by row
+            if not len(order):
+                continue
+            members, lengths = members[order], lengths[order]
+            in_row = np.array([len(row) for row in rows])
+            row, first = (
+                np.repeat(np.arange(len(rows)), in_row),
+                np.repeat(np.cumsum(in_row) - in_row, in_row),
+            )  # first: of its row
+            begin = np.cumsum(lengths) - lengths  # in tokens, as if rows had no end
+            position = np.arange(lengths.sum()) - np.repeat(begin, lengths)
+            place = np.repeat(row * T + begin - begin[first], lengths) + position
+            slot = np.arange(len(order))
+            batch["concept_tokens"][k, place] = self.flat[np.repeat(self.starts[members], lengths) + position]
+            batch["concept_segment_ids"][k, place] = np.repeat(slot - first + 1, lengths)
+            batch["concept_positions"][k, place] = position
+            batch["concept_slots"][k, place] = np.repeat(slot, lengths)
+            batch["concept_ids"][k * C + slot] = members
+            placed += len(order)
+        return batch | {name: batch[name].reshape(K, R, T) for name in CONCEPT_ARRAYS}, len(ids) - placed
 
     def capacity(self, samples: Sequence[np.ndarray], group: int, limit: int) -> ConceptCapacity:
         """What holds each of the samples of concept ids, with a margin, in groups of at most `group`, `limit` (0: none) in all."""
@@ -183,7 +191,9 @@ class Batches:
         self.data, self.split, self.seed = data, split, seed
         self.batch_size, self.num_steps = batch_size, num_steps
         self.rows_per_shard, self.shards = batch_size // num_shards, list(shards if shards is not None else range(num_shards))
-        self.special = np.array(data.manifest["special_token_ids"], np.int32)
+        special = data.manifest["special_token_ids"]
+        self.is_special = np.zeros(max(special, default=0) + 1, bool)
+        self.is_special[special] = True
         self.concept_tokens = ConceptTokens(data.concepts)
         self.capacity = capacity or self.concept_tokens.capacity(self.sampled_concepts(), concept_group, max_concepts)
         self.left_out = 0  # concepts that found no place so far
@@ -214,7 +224,8 @@ class Batches:
         batch["tokens"] = rows["tokens"]
         batch["segment_ids"] = rows["segment_ids"].astype(np.int32)
         batch["positions"] = rows["positions"].astype(np.int32)
-        batch["text_mask"] = (rows["segment_ids"] > 0) & ~np.isin(rows["tokens"], self.special)
+        special = self.is_special[np.minimum(rows["tokens"], len(self.is_special) - 1)] & (rows["tokens"] < len(self.is_special))
+        batch["text_mask"] = (rows["segment_ids"] > 0) & ~special
         return batch
 
     def of_split(self, split: str, num_batches: int) -> "Batches | None":
