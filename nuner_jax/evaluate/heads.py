@@ -14,6 +14,10 @@ import optax
 
 from nuner_jax.config import HeadConfig
 
+# What is fitted at once, (sets, elements of features) at most: 8 MB, which every step reads twice, stay in a CPU's cache
+AT_ONCE = {"cpu": (4, 1 << 21)}
+AT_ONCE_ELSEWHERE = (32, 1 << 26)
+
 
 class Heads(NamedTuple):
     """Linear scores on raw word vectors: features @ weight + bias."""
@@ -113,34 +117,43 @@ def predict(heads: Heads, features: np.ndarray, chunk: int = 8192) -> np.ndarray
 
 
 def _bucket(n: int) -> int:
-    """The next of 256, 384, 512, 768, 1024, ...: at most a third of a padded set is padding (beyond 256)."""
-    size = 256
+    """The next of 128, 192, 256, 384, 512, ...: at most a third of a padded set is padding (beyond 128)."""
+    size = 128
     while size < n:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size
 
 
-def fit_all(supports: Sequence[Support], num_classes: int, config: HeadConfig, max_elements: int = 1 << 26) -> Heads:
+def fit_all(supports: Sequence[Support], num_classes: int, config: HeadConfig) -> Heads:
     """One head a support set, in their order. Sets of like size are padded to one length and fitted together.
 
-    The number of compilations is bounded by the number of size buckets; `max_elements` bounds the features held at once.
+    Compilations are few, for all tasks together: lengths go by buckets, classes are padded to a multiple of 8 (they never win), and
+    so many sets as the length and the device allow are always fitted at once, empty ones among them: a set's head does not depend,
+    not by a bit, on the others.
     """
     buckets: dict[int, list[int]] = {}
     for i, support in enumerate(supports):
         buckets.setdefault(_bucket(len(support.labels)), []).append(i)
     width = supports[0].features.shape[1]
+    classes = -(-num_classes // 8) * 8
+    most, elements = AT_ONCE.get(jax.default_backend(), AT_ONCE_ELSEWHERE)
     weight = np.empty((len(supports), num_classes, width), np.float32)
     bias = np.empty((len(supports), num_classes), np.float32)
     for length, members in sorted(buckets.items()):
-        together = max(1, min(len(members), max_elements // (length * width)))
+        together = max(1, min(most, elements // (length * width)))
         for start in range(0, len(members), together):
             group = members[start : start + together]
-            x = np.zeros((together, length, width), np.float32)
-            y, mask = np.zeros((together, length), np.int32), np.zeros((together, length), np.float32)
-            mask[len(group) :, 0] = 1  # empty places of the last group; their result is not used
-            for row, i in enumerate(group):
-                n = len(supports[i].labels)
-                x[row, :n], y[row, :n], mask[row, :n] = supports[i].features, supports[i].labels, 1
-            w, b = fit(x, y, mask, num_classes, config)
-            weight[group], bias[group] = np.asarray(w)[: len(group)], np.asarray(b)[: len(group)]
+            w, b = fit(*_padded([supports[i] for i in group], together, length), classes, config)
+            weight[group], bias[group] = np.asarray(w)[: len(group), :num_classes], np.asarray(b)[: len(group), :num_classes]
     return Heads(weight, bias)
+
+
+def _padded(supports: Sequence[Support], together: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x [together, length, D], y and mask [together, length]; empty places hold one word, and nobody uses their result."""
+    x = np.zeros((together, length, supports[0].features.shape[1]), np.float32)
+    y, mask = np.zeros((together, length), np.int32), np.zeros((together, length), np.float32)
+    mask[len(supports) :, 0] = 1
+    for row, support in enumerate(supports):
+        n = len(support.labels)
+        x[row, :n], y[row, :n], mask[row, :n] = support.features, support.labels, 1
+    return x, y, mask
