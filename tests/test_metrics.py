@@ -144,3 +144,13 @@ def test_per_type_by_hand():
 
 def test_unseen_share():
     assert metrics.unseen_share([(("a",), "x")], [(("a",), "x"), (("a",), "y"), (("b",), "x"), (("a",), "x")]) == 0.5
+
+
+@given(st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_predicted_tags_made_strict_lose_no_word_and_join_no_two_mentions(sentences):
+    codes, first = flat(sentences)
+    closed = metrics.close_up(codes, first)
+    np.testing.assert_array_equal(word_types(closed), word_types(codes))
+    assert ((closed % 2 == 1) >= (codes % 2 == 1)).all()  # every B- stays
+    spans = metrics.spans_of(closed, first)
+    assert (spans.end - spans.start).sum() == (codes > 0).sum()

@@ -15,10 +15,11 @@ from nuner_jax.config import EvaluateConfig
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate import metrics
 from nuner_jax.evaluate.encoders import NamedEncoder
+from nuner_jax.evaluate.examples import SEED, add_examples, examples
 from nuner_jax.evaluate.k_shot import shortfall
 from nuner_jax.evaluate.results import Results, Row
 from nuner_jax.evaluate.samples import Cell, Samples, draw, read_samples, write_samples
-from nuner_jax.evaluate.tasks import Split, Task, load_task
+from nuner_jax.evaluate.tasks import Task, load_task
 
 
 def run(config: EvaluateConfig) -> Results:
@@ -79,12 +80,15 @@ def run_block(config: EvaluateConfig, encoder: NamedEncoder, task: Task, samples
     started = time.perf_counter()
     first = metrics.first_words(task.test.offsets)
     for labels, seconds in predictions(config, encoder, task, todo):
-        rows = []
+        rows, shown = [], []
         for cell, predicted in labels.items():
             predicted = predicted.astype(np.int32)
             codes = metrics.io_to_iob2(predicted, first) if config.labels == "io" else metrics.close_up(predicted, first)
             rows.append({**base[cell], **score(task, samples[cell], codes, first), "seconds": round(seconds / len(labels), 3)})
+            if cell[1] == SEED:
+                shown += examples(task, rows[-1], codes)
         results.add(rows)
+        add_examples(Path(config.out) / "examples.jsonl", shown)
     print(f"{encoder.name} on {task.name}: {len(todo)} cells in {time.perf_counter() - started:.1f} s", flush=True)
 
 
@@ -134,22 +138,13 @@ def row_base(
     }
 
 
-def surfaces(split: Split) -> list[tuple[tuple[str, ...], str]]:
-    """(words, type) of every mention."""
-    return [
-        (sentence.words[span.start : span.end], span.type)
-        for sentence, spans in zip(split.sentences, split.spans, strict=True)
-        for span in spans
-    ]
-
-
 def score(task: Task, indices: Sequence[int], codes: np.ndarray, first: np.ndarray) -> dict[str, Any]:
     """Every score of predicted codes on the test set, and facts about the support set."""
     support = task.train.take(indices)
     counts = Counter(span.type for spans in support.spans for span in spans)
     return {
         **{name: round(value, 6) for name, value in metrics.scores(task.test.codes, codes, first, len(task.types)).items()},
-        "unseen_share": round(metrics.unseen_share(surfaces(support), surfaces(task.test)), 6),
+        "unseen_share": round(metrics.unseen_share(support.surfaces, task.test.surfaces), 6),
         "support_sentences": len(indices),
         "support_mentions": {kind: counts[kind] for kind in task.types},
         "per_type": metrics.per_type(task.test.codes, codes, first, task.types),

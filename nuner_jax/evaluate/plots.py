@@ -1,59 +1,133 @@
-"""Few-shot curves: score against k, a panel a task and one for the average."""
+"""Few-shot curves: score against k, a panel a task and one for the average, with 95 % intervals, in the sizes of a paper."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nuner_jax.evaluate.summary import AVERAGE, Summary
 
-# Okabe and Ito: told apart by the colour-blind too
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#444444",
-    "#b8a800",
-)
-MARKERS = "osD^vPX*"
-
-
-def curves(summary: Summary, path: Path, ylabel: str = "token F1, macro (points)") -> None:
-    """Writes the figure. Bars are 95 % intervals of the mean over support sets."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    panels = summary.tasks + ([AVERAGE] if len(summary.tasks) > 1 else [])
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * lines + 0.7), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True)
-    for panel, axis in zip(panels, axes.flat, strict=False):
-        for i, label in enumerate(summary.labels):
-            points = [(k, e) for k in summary.ks if (e := summary.get(label, panel, k)) is not None]
-            if not points:
-                continue
-            offset = 1.03 ** (i - (len(summary.labels) - 1) / 2)  # so that bars do not hide each other
-            axis.errorbar(
-                [k * offset for k, _ in points],
-                [100 * e.mean for _, e in points],
-                yerr=[100 * e.half_width if e.count > 1 else 0 for _, e in points],
-                label=label,
-                color=COLOURS[i % len(COLOURS)],
-                marker=MARKERS[i % len(MARKERS)],
-                markersize=5,
-                linewidth=1.6,
-                capsize=2.5,
-            )
-        axis.set_title(f"average of {len(summary.tasks)} tasks" if panel == AVERAGE else panel, fontsize=11)
+# Okabe and Ito, told apart by the colour-blind too; neighbours differ in lightness, and marker and dash tell them apart in grey
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#444444", "#cc79a7", "#b8a800")
+MARKERS = "os^DvPX*"
+DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+TEXT_WIDTH, COLUMN_WIDTH = 6.3, 3.1  # inches, of a two-column paper
+PAPER = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+PAPER |= {"pdf.fonttype": 42, "font.family": "sans-serif"}  # fonts as outlines that a publisher's checks accept
+
+
+def style(index: int) -> tuple[str, str, Any]:
+    """Colour, marker and dash of the system at `index`."""
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)]
+
+
+def title_of(summary: Summary, task: str) -> str:
+    """Heading of a panel."""
+    return f"average of {len(summary.tasks)} tasks" if task == AVERAGE else task
+
+
+def draw_panel(axis: "Axes", summary: Summary, task: str) -> None:
+    """The curves of one task. Bars are 95 % intervals of the mean; a system that sees no examples is a dotted line."""
+    ks = [k for k in summary.ks if k > 0]
+    for i, label in enumerate(summary.labels):
+        colour, marker, dash = style(i)
+        flat = summary.get(label, task, 0)
+        if flat is not None:
+            axis.axhline(100 * flat.mean, color=colour, linestyle=":", linewidth=1.2, label=f"{label} (no examples)")
+        points = [(k, e) for k in ks if (e := summary.get(label, task, k)) is not None]
+        if not points:
+            continue
+        offset = 1.04 ** (i - (len(summary.labels) - 1) / 2)  # so that bars do not hide each other
+        axis.errorbar(
+            [k * offset for k, _ in points],
+            [100 * e.mean for _, e in points],
+            yerr=[100 * e.half_width if e.count > 1 else 0 for _, e in points],
+            label=label,
+            color=colour,
+            marker=marker,
+            linestyle=dash,
+            markersize=4,
+            linewidth=1.2,
+            capsize=2,
+            elinewidth=0.9,
+        )
+    if ks:
         axis.set_xscale("log", base=2)
-        axis.set_xticks(summary.ks, [str(k) for k in summary.ks])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_xticks(ks, [str(k) for k in ks])
+        axis.set_xlim(min(ks) / 1.3, max(ks) * 1.3)
+    axis.minorticks_off()
+    axis.grid(alpha=0.3, linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def figure_of(summary: Summary, tasks: Sequence[str], width: float, columns: int, xlabel: str, ylabel: str) -> "Figure":
+    """Panels of the tasks, `columns` a line, and one legend above them."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(tasks))
+    lines = -(-len(tasks) // columns)
+    key_lines = -(-len(summary.labels) // (2 if width < 4 else 3))
+    figure = Figure(figsize=(width, 0.75 * width / columns * lines + 0.35 + 0.17 * key_lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for task, axis in zip(tasks, axes.flat, strict=False):
+        draw_panel(axis, summary, task)
+        axis.set_title(title_of(summary, task))
+    for axis in list(axes.flat)[len(tasks) :]:
         axis.set_visible(False)
-    figure.supxlabel("k, mentions of each type in the support set (log scale)", fontsize=10)
-    figure.supylabel(ylabel, fontsize=10)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)), frameon=False, fontsize=10)
-    figure.savefig(path, dpi=150)
+    figure.supxlabel(xlabel, fontsize=8)
+    figure.supylabel(ylabel, fontsize=8)
+    legend = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    columns = 2 if width < 4 and max(map(len, legend), default=0) < 22 else 1 if width < 4 else 3
+    figure.legend(
+        legend.values(),
+        legend.keys(),
+        loc="outside upper center",
+        ncols=min(columns, len(legend)),
+        frameon=False,
+        handlelength=2.8,
+    )
+    return figure
+
+
+def curves(summary: Summary, folder: Path, name: str, xlabel: str, ylabel: str) -> list[str]:
+    """Writes FOLDER/NAME.png and .pdf, all panels at text width, and NAME-column.*, the average at column width. File names."""
+    import matplotlib
+
+    tasks = summary.tasks + ([AVERAGE] if len(summary.tasks) > 1 else [])
+    written = []
+    with matplotlib.rc_context(PAPER):
+        whole = figure_of(summary, tasks, TEXT_WIDTH, 2 if len(tasks) == 4 else 3, xlabel, ylabel)
+        column = figure_of(summary, tasks[-1:], COLUMN_WIDTH, 1, xlabel, ylabel)
+        for figure, stem in ((whole, name), (column, f"{name}-column")):
+            for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+                figure.savefig(folder / f"{stem}.{ending}", dpi=300, metadata=metadata)
+                written.append(f"{stem}.{ending}")
+    return written
+
+
+def panel_svg(summary: Summary, task: str, xlabel: str, ylabel: str) -> str:
+    """One panel as an SVG element, without legend."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": f"{task} {ylabel}", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(4.6, 3.3), layout="constrained")
+        axis = figure.subplots()
+        draw_panel(axis, summary, task)
+        axis.set_xlabel(xlabel, fontsize=10)
+        axis.set_ylabel(ylabel, fontsize=10)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,75 +1,87 @@
-"""The report of result rows: Markdown tables and few-shot curves."""
+"""The report of result rows: report.md, report.html, tables.tex and the few-shot curves."""
 
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nuner_jax.evaluate.examples import read_examples
 from nuner_jax.evaluate.results import Row, read_rows
-from nuner_jax.evaluate.summary import AVERAGE, Estimate, Summary
+from nuner_jax.evaluate.summary import Summary
+from nuner_jax.evaluate.tables import INTERVAL, k_axis, latex, make_table, markdown, panels, type_tables, unseen_table
 
 METRICS = {
     "token_macro_f1": "Token F1, macro average over types",
     "entity_micro_f1": "Entity F1, micro average, strict IOB2",
 }
+MORE_METRICS = {
+    "token_micro_f1": "Token F1, micro average",
+    "entity_macro_f1": "Entity F1, macro average over types, strict IOB2",
+    "partial_f1": "Partial-match F1: overlap with the right type counts one half",
+}
+FIGURES = {
+    "token_macro_f1": ("curves", "token F1, macro (points)"),
+    "entity_micro_f1": ("curves-entity", "entity F1, micro (points)"),
+}
+"""Metric -> file and axis label."""
 
 
-def cell(value: Estimate | None, signed: bool = False) -> str:
-    """An estimate in points: mean ± deviation; a difference with its 95 % interval."""
-    if value is None:
-        return ""
-    mean = f"{100 * value.mean:+.1f}" if signed else f"{100 * value.mean:.1f}"
-    if value.count < 2:
-        return mean
-    if signed:
-        return f"{mean} [{100 * (value.mean - value.half_width):+.1f}, {100 * (value.mean + value.half_width):+.1f}]"
-    return f"{mean} ± {100 * value.deviation:.1f}"
+def reading(rows: Sequence[Row]) -> str:
+    """What a reader of the tables has to know."""
+    seeds = len({row["seed"] for row in rows})
+    return (
+        f"Points of F1 (0 to 100) over {seeds} support set{'s' if seeds > 1 else ''} for each k: mean ± standard deviation"
+        f"{INTERVAL if seeds > 1 else ''}. Gains are paired on the same support sets. Token means word."
+    )
 
 
-def markdown_table(summary: Summary, task: str) -> str:
-    """Systems down, k across; then the gain of each system over the first."""
-    rows = [["system", *(f"k={k}" for k in summary.ks)], ["---", *(["---:"] * len(summary.ks))]]
-    for label in summary.labels:
-        cells = [cell(summary.get(label, task, k)) for k in summary.ks]
-        if any(cells):
-            rows.append([label, *cells])
-    for label in summary.labels[1:]:
-        cells = [cell(summary.difference(label, summary.labels[0], task, k), signed=True) for k in summary.ks]
-        if any(cells):
-            rows.append([f"{label}: gain over {summary.labels[0]}", *cells])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The whole report as Markdown."""
-    seeds = sorted({row["seed"] for row in rows})
-    parts = ["# Few-shot evaluation", ""]
-    parts += [
-        f"Points of F1 (0 to 100): mean ± standard deviation over {len(seeds)} support sets for each k; gains are paired on "
-        "the same support sets, with the 95 % interval of the mean (Student's t). Token means word.",
-        "",
-    ]
+def markdown_report(rows: Sequence[Row], figures: Sequence[str] = ()) -> str:
+    """Scores, gains, types and unseen share as Markdown."""
+    parts = ["# Few-shot evaluation", "", reading(rows), ""]
     for metric, title in METRICS.items():
         summary = Summary(rows, metric)
         parts += [f"## {title}", ""]
-        for task in ([AVERAGE] if len(summary.tasks) > 1 else []) + summary.tasks:
-            heading = f"Average of {len(summary.tasks)} tasks" if task == AVERAGE else task
-            parts += [f"### {heading}", "", markdown_table(summary, task), ""]
+        for task in panels(summary):
+            table = make_table(summary, task)
+            parts += [f"### {table.title}", "", markdown(table.cells()), ""]
+        parts += [f"![{title}]({name})\n" for name in figures if name == f"{FIGURES[metric][0]}.png"]
+    types = type_tables(rows)
+    if types:
+        parts += ["## By type", "", "Strict entity precision, recall and F1 at the largest k of each system, means.", ""]
+        for task, table in types.items():
+            parts += [f"### {task}", "", markdown(table.cells()), ""]
+    unseen = unseen_table(rows)
+    if len(unseen) > 1:
+        parts += ["## Test mentions unseen in the support set", "", markdown(unseen), ""]
+    return "\n".join(parts)
+
+
+def latex_report(rows: Sequence[Row]) -> str:
+    """Every score as a LaTeX table (needs the package booktabs)."""
+    parts = []
+    for metric, title in {**METRICS, **MORE_METRICS}.items():
+        summary = Summary(rows, metric)
+        parts.append(latex([make_table(summary, task) for task in panels(summary)], f"{title}, in points.", f"tab:{metric}"))
     return "\n".join(parts)
 
 
 def write_report(folders: Sequence[str | Path], out: Path) -> Path:
-    """Writes OUT/report.md and, where matplotlib is installed, OUT/curves.png. Returns the Markdown file."""
+    """Writes the report of several result directories into OUT; plots where matplotlib is installed. Returns the Markdown file."""
+    from nuner_jax.evaluate import html
+
     rows = read_rows(folders)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "report.md"
-    text = markdown(rows)
+    figures: list[str] = []
     if importlib.util.find_spec("matplotlib"):
         from nuner_jax.evaluate.plots import curves
 
-        curves(Summary(rows, "token_macro_f1"), out / "curves.png")
-        text += "\n![Few-shot curves](curves.png)\n"
+        for metric, (name, ylabel) in FIGURES.items():
+            figures += curves(Summary(rows, metric), out, name, k_axis(rows), ylabel)
     else:
         print("no plots: matplotlib is not installed (pip install nuner-jax[plots])", file=sys.stderr)
-    path.write_text(text, encoding="utf8")
+    path = out / "report.md"
+    path.write_text(markdown_report(rows, figures), encoding="utf8")
+    (out / "tables.tex").write_text(latex_report(rows), encoding="utf8")
+    shown = [example for folder in folders for example in read_examples(Path(folder) / "examples.jsonl")]
+    (out / "report.html").write_text(html.page(rows, shown, plots=bool(figures)), encoding="utf8")
     return path

@@ -40,6 +40,15 @@ class Split:
         return [spans_from_tags(sentence.tags) for sentence in self.sentences]
 
     @cached_property
+    def surfaces(self) -> list[tuple[tuple[str, ...], str]]:
+        """(words, type) of every mention."""
+        return [
+            (sentence.words[span.start : span.end], span.type)
+            for sentence, spans in zip(self.sentences, self.spans, strict=True)
+            for span in spans
+        ]
+
+    @cached_property
     def mention_counts(self) -> list[Counter[str]]:
         """How many mentions of each type stand in each sentence."""
         return [Counter(span.type for span in spans) for spans in self.spans]

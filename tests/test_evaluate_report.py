@@ -1,0 +1,129 @@
+"""Summaries, tables and the HTML page say what the rows say."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nuner_jax.evaluate import html, tables
+from nuner_jax.evaluate.report import markdown_report, write_report
+from nuner_jax.evaluate.results import Results
+from nuner_jax.evaluate.summary import AVERAGE, Summary, estimate, labelled
+
+
+def row(system, task, k, seed, score, **more):
+    base = {"system": system, "task": task, "protocol": "frozen", "layers": [-1], "head": "linear", "labels": "io"}
+    base |= {"sampling": "k_to_2k", "k": k, "seed": seed, "data_hash": "d" * 64, "encoder_hash": "e" * 64, "encoder": system}
+    names = ("token_macro_f1", "token_micro_f1", "entity_micro_f1", "entity_macro_f1", "partial_f1")
+    kind = {"precision": 0.5, "recall": 0.25, "f1": score, "support": 3, "token_f1": score}
+    return {**base, **dict.fromkeys(names, score), "unseen_share": 0.5, "per_type": {"a<b": kind}, "version": "0", **more}
+
+
+@pytest.fixture
+def rows():
+    scores = {"base": [0.30, 0.34], "ours": [0.40, 0.46]}
+    shift = {"one": 0.0, "two": 0.1}
+    return [
+        row(system, task, k, seed, score + shift[task] + k / 100)
+        for system, values in scores.items()
+        for task in shift
+        for k in (1, 4)
+        for seed, score in enumerate(values)
+    ]
+
+
+def test_estimate_is_students_t():
+    values = [0.2, 0.5, 0.4, 0.1]
+    got = estimate(values)
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (got.mean - got.half_width, got.mean + got.half_width) == pytest.approx((low, high))
+    assert got.deviation == pytest.approx(np.std(values, ddof=1))
+    assert math.isnan(estimate([0.5]).half_width)
+
+
+def test_averages_over_tasks_are_taken_seed_by_seed(rows):
+    summary = Summary(rows, "token_macro_f1")
+    assert summary.cells["ours", AVERAGE, 1] == {0: pytest.approx(0.46), 1: pytest.approx(0.52)}
+    gain = summary.difference("ours", "base", AVERAGE, 4)
+    assert gain.mean == pytest.approx(0.11)
+    assert gain.deviation == pytest.approx(np.std([0.10, 0.12], ddof=1))
+
+
+def test_an_average_needs_every_task(rows):
+    summary = Summary([r for r in rows if (r["system"], r["task"]) != ("ours", "two")], "token_macro_f1")
+    assert summary.get("ours", AVERAGE, 1) is None
+    assert summary.get("base", AVERAGE, 1) is not None
+
+
+def test_systems_run_in_several_ways_get_labels_that_say_how():
+    rows = [row("a", "t", 1, 0, 0.5), row("a", "t", 1, 0, 0.6, layers=[-1, -4]), row("b", "t", 1, 0, 0.7)]
+    assert [label for label, _ in labelled(rows)] == ["a (-1)", "a (-1,-4)", "b (-1)"]
+    assert [label for label, _ in labelled(rows[1:])] == ["a", "b"]
+
+
+def test_markdown_gives_mean_deviation_and_paired_gain(rows):
+    text = markdown_report(rows)
+    block = text[text.index("### one") :]
+    assert "| base | 33.0 ± 2.8 [7.6, 58.4] | 36.0 ± 2.8 [10.6, 61.4] |" in block
+    assert "| ours: gain over base | +11.0 [-1.7, +23.7] |" in block
+    assert "| a<b | 3 | 50 / 25 / 36.0 | 50 / 25 / 47.0 |" in block
+    assert "| one | 50 % | 50 % |" in block
+    assert text.index("### Average of 2 tasks") < text.index("### one")
+
+
+def test_latex_is_balanced_escaped_and_bold_at_the_best(rows):
+    table = tables.make_table(
+        Summary([{**r, "task": "50%_set"} for r in rows if r["task"] == "one"], "token_macro_f1"), "50%_set"
+    )
+    text = tables.latex([table], "Scores.", "tab:f1")
+    assert r"50\%\_set" in text
+    assert r"\textbf{44.0} {\scriptsize$\pm$38.1}" in text
+    assert text.count(r"\begin{") == text.count(r"\end{")
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {line.count(" & ") for line in body} == {2}
+
+
+def test_html_marks_right_half_right_wrong_and_missed():
+    words = ["Ada", "saw", "New", "York", "<b>", "soon", "x"]
+    gold = [[0, 1, "per"], [2, 4, "loc"], [4, 5, "tag"], [6, 7, "per"]]
+    predicted = [[0, 1, "per"], [3, 4, "loc"], [5, 6, "per"], [6, 7, "loc"]]
+    text = html.marked(words, gold, predicted)
+    states = re.findall(r'<mark class="(\w+)">([^<]*)<small>([^<]*)', text)
+    assert states == [
+        ("right", "Ada", "per"),
+        ("half", "York", "loc"),
+        ("missed", "&lt;b&gt;", "tag"),
+        ("wrong", "soon", "per, not a mention"),
+        ("wrong", "x", "loc, not per"),
+    ]
+    assert re.sub(r"<small>[^<]*</small>|<[^>]*>", "", text).split() == ["Ada", "saw", "New", "York", "&lt;b&gt;", "soon", "x"]
+
+
+def test_page_is_whole_and_escapes_names(rows):
+    text = html.page(rows, [], plots=True)
+    assert text.count("<svg") == 6
+    assert "a&lt;b" in text
+    assert "a<b" not in text
+    for tag in ("table", "tr", "td", "th", "div", "details", "figure", "p"):
+        assert len(re.findall(rf"<{tag}[ >]", text)) == text.count(f"</{tag}>"), tag
+    assert not re.search(r"""(src|href)=["']?http|url\(http|<script""", text)  # nothing from elsewhere
+
+
+def test_systems_without_examples_have_a_column_of_their_own(rows):
+    zero = [row("llm", task, 0, 0, 0.5, protocol="prompt") for task in ("one", "two")]
+    text = markdown_report([*rows, *zero])
+    assert "| system | no examples | k=1 | k=4 |" in text
+    assert "Dotted: no examples." in html.page([*rows, *zero], [], plots=True)
+
+
+def test_write_report_writes_every_form(rows, tmp_path):
+    Results(tmp_path).add([])
+    (tmp_path / "results.jsonl").unlink()
+    Results(tmp_path).add(rows)
+    write_report([tmp_path], tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"report.md", "report.html", "tables.tex"} | {
+        f"curves{metric}{width}.{ending}" for metric in ("", "-entity") for width in ("", "-column") for ending in ("png", "pdf")
+    }
