@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#444444", "#cc79a7", "#b8a800")
 MARKERS = "os^DvPX*"
 DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+NO_EXAMPLES = " (no examples)"
 TEXT_WIDTH, COLUMN_WIDTH = 6.3, 3.1  # inches, of a two-column paper
 PAPER = {
     "font.size": 8,
@@ -44,11 +45,11 @@ def draw_panel(axis: "Axes", summary: Summary, task: str) -> None:
         colour, marker, dash = style(i)
         flat = summary.get(label, task, 0)
         if flat is not None:
-            axis.axhline(100 * flat.mean, color=colour, linestyle=":", linewidth=1.2, label=f"{label} (no examples)")
+            axis.axhline(100 * flat.mean, color=colour, linestyle=":", linewidth=1.2, label=label + NO_EXAMPLES)
         points = [(k, e) for k in ks if (e := summary.get(label, task, k)) is not None]
         if not points:
             continue
-        offset = 1.04 ** (i - (len(summary.labels) - 1) / 2)  # so that bars do not hide each other
+        offset = 1.08 ** (i - (len(summary.labels) - 1) / 2)  # so that bars do not hide each other
         axis.errorbar(
             [k * offset for k, _ in points],
             [100 * e.mean for _, e in points],
@@ -87,7 +88,8 @@ def figure_of(summary: Summary, tasks: Sequence[str], width: float, columns: int
         axis.set_visible(False)
     figure.supxlabel(xlabel, fontsize=8)
     figure.supylabel(ylabel, fontsize=8)
-    legend = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    entries = (pair for axis in axes.flat for pair in zip(*axis.get_legend_handles_labels(), strict=True))
+    legend = {label: handle for handle, label in sorted(entries, key=lambda pair: pair[1].endswith(NO_EXAMPLES))}
     columns = 2 if width < 4 and max(map(len, legend), default=0) < 22 else 1 if width < 4 else 3
     figure.legend(
         legend.values(),
@@ -110,9 +112,10 @@ def curves(summary: Summary, folder: Path, name: str, xlabel: str, ylabel: str) 
         whole = figure_of(summary, tasks, TEXT_WIDTH, 2 if len(tasks) == 4 else 3, xlabel, ylabel)
         column = figure_of(summary, tasks[-1:], COLUMN_WIDTH, 1, xlabel, ylabel)
         for figure, stem in ((whole, name), (column, f"{name}-column")):
-            for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-                figure.savefig(folder / f"{stem}.{ending}", dpi=300, metadata=metadata)
-                written.append(f"{stem}.{ending}")
+            figure.savefig(folder / f"{stem}.png", dpi=200, metadata={"Software": None})
+            figure.set_layout_engine("none")  # the layout stands, and finding it is what costs time
+            figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
+            written += [f"{stem}.png", f"{stem}.pdf"]
     return written
 
 
