@@ -125,6 +125,6 @@ def initialize(config: DistributedConfig) -> None:
         if missing:
             raise InputError(f"distributed.kind explicit needs distributed.{missing[0]}")
     try:
-        jax.distributed.initialize(**settings)
+        jax.distributed.initialize(**settings, heartbeat_timeout_seconds=config.heartbeat_seconds)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"distributed: {str(error).splitlines()[0]}") from None

@@ -8,7 +8,7 @@ import pytest
 from helpers import make_dataset
 
 from nuner_jax import compile_only, hardware, parallel, train
-from nuner_jax.config import DataConfig, MeshConfig, TrainConfig
+from nuner_jax.config import DataConfig, MeshConfig, ModelConfig, TrainConfig
 from nuner_jax.dataset.loader import Batches, PackedDataset
 from nuner_jax.errors import DoesNotFitError, InputError
 
@@ -109,3 +109,14 @@ def test_roberta_is_known_by_name():
     assert (large.hidden_size, large.num_hidden_layers, large.num_attention_heads) == (1024, 24, 16)
     with pytest.raises(InputError, match="no such folder"):
         compile_only.encoder_shape("/no/such/folder")
+
+
+def test_memory_hardly_grows_with_the_number_of_concepts(tiny_encoder):
+    def temporaries(concepts, group=16, chunk=32):
+        data = DataConfig(row_length=32, mentions_per_row=12, max_concepts=concepts, concept_group=group)
+        config = TrainConfig(data=data, model=ModelConfig(logit_chunk=chunk), batch_size=32, init_from=str(tiny_encoder))
+        return compile_only.compile_step(config, jax.devices()[:1]).memory["temporaries"]
+
+    few, many = temporaries(32), temporaries(512)
+    assert many < 1.2 * few
+    assert temporaries(512, group=512, chunk=512) > 1.5 * many  # all at once would need more

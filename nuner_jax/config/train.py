@@ -111,6 +111,8 @@ class DistributedConfig:
     """How many processes there are."""
     process_id: int | None = None
     """Which of them this is, from 0."""
+    heartbeat_seconds: int = 100
+    """A process that gives no sign of life for so long counts as dead, and the others end."""
 
 
 @dataclass(frozen=True)
