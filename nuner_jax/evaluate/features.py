@@ -127,10 +127,11 @@ def batches(sentences: Sentences, tokenizer: WordTokenizer, max_length: int, bat
         rows = pack([len(item.tokens) for item in items], [0] * len(items), length, 0)
         size = max(1, batch_tokens // length)
         for start in range(0, len(rows), size):
-            yield _batch([[items[i] for i in row] for row in rows[start : start + size]], size, length)
+            yield fill([[items[i] for i in row] for row in rows[start : start + size]], size, length)
 
 
-def _batch(rows: list[list[Item]], size: int, length: int) -> Batch:
+def fill(rows: list[list[Item]], size: int, length: int) -> Batch:
+    """Items row by row as arrays of `size` rows of `length` tokens."""
     tokens, segment_ids, positions = (np.zeros((size, length), np.int32) for _ in range(3))
     where: list[tuple[int, int, int]] = []
     for r, row in enumerate(rows):

@@ -128,8 +128,10 @@ def _fill(steps: list[list[Any]], packed: list[list[list[int]]], R: int, T: int)
 
 
 def init_head(key: jax.Array, width: int, hidden: int, classes: int) -> Params:
-    """The two-layer head: [width, hidden], GELU, [hidden, classes]."""
+    """The two-layer head: [width, hidden], GELU, [hidden, classes]; without hidden units a linear one."""
     keys = jax.random.split(key)
+    if not hidden:
+        return {"output": {"kernel": 0.02 * jax.random.normal(keys[1], (width, classes)), "bias": jnp.zeros(classes)}}
     return {
         "hidden": {"kernel": jax.random.normal(keys[0], (width, hidden)) / width**0.5, "bias": jnp.zeros(hidden)},
         "output": {"kernel": 0.02 * jax.random.normal(keys[1], (hidden, classes)), "bias": jnp.zeros(classes)},
@@ -139,8 +141,9 @@ def init_head(key: jax.Array, width: int, hidden: int, classes: int) -> Params:
 def apply_head(head: Params, x: jax.Array, rate: float = 0.0, key: jax.Array | None = None) -> jax.Array:
     """[..., width] -> [..., C] logits."""
     keys = (None, None) if key is None else jax.random.split(key)
-    x = dropout(x, rate, keys[0]) @ head["hidden"]["kernel"] + head["hidden"]["bias"]
-    return dropout(jax.nn.gelu(x), rate, keys[1]) @ head["output"]["kernel"] + head["output"]["bias"]
+    if "hidden" in head:
+        x = jax.nn.gelu(dropout(x, rate, keys[0]) @ head["hidden"]["kernel"] + head["hidden"]["bias"])
+    return dropout(x, rate, keys[1]) @ head["output"]["kernel"] + head["output"]["bias"]
 
 
 def _loss(params: Params, graph: Any, batch: Any, key: jax.Array, layers: tuple[int, ...], rate: float) -> jax.Array:
@@ -187,13 +190,18 @@ def train(
     config: FinetuneConfig,
     seeds: Sequence[int],
     title: str,
+    linear: bool = False,
 ) -> Params:
-    """Runs the plans side by side: {"encoder", "head"} with a leading axis S. A set with fewer steps rests at the end (rate 0)."""
+    """Runs the plans side by side: {"encoder", "head"} with a leading axis S. A set with fewer steps rests at the end (rate 0).
+
+    The head has a hidden layer of the encoder's width unless it is to be `linear`.
+    """
     steps = lay_out(plans)
     size = -(-max(len(v) for v in vocabularies) // 256) * 256  # few shapes, few programs
     encoders = [_small(base.params, vocabulary, size) for vocabulary in vocabularies]
     keys = jax.vmap(jax.random.key)(np.asarray(seeds))
-    heads = [init_head(keys[s], base.width * len(layers), base.width, classes) for s in range(len(plans))]
+    hidden = 0 if linear else base.width
+    heads = [init_head(keys[s], base.width * len(layers), hidden, classes) for s in range(len(plans))]
     params = {"encoder": _stack(encoders), "head": _stack(heads)}
     step, adam = _step(base.graph, layers, config)
     moments = jax.vmap(adam.init)(params)

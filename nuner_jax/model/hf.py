@@ -5,7 +5,7 @@ A folder holds config.json, model.safetensors (or shards with an index) and toke
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,11 +220,15 @@ def load_sidecar(folder: str | Path) -> tuple[EncoderConfig, Tensors, dict[str, 
 
 def _license(source: Path) -> str | None:
     """The licence that a model card's front matter names, or None."""
-    card = source / "README.md"
-    for line in card.read_text(encoding="utf8", errors="replace").splitlines()[:60] if card.is_file() else []:
-        if line.startswith("license:"):
-            return line.removeprefix("license:").strip().strip("\"'") or None
+    for line in front_matter(source / "README.md", ("license",)):
+        return line.removeprefix("license:").strip().strip("\"'") or None
     return None
+
+
+def front_matter(card: Path, keys: Sequence[str]) -> list[str]:
+    """The one-line entries of these keys at the head of a model card, if there is one."""
+    lines = card.read_text(encoding="utf8", errors="replace").splitlines()[:60] if card.is_file() else []
+    return [line for line in lines if line.startswith(tuple(f"{key}:" for key in keys))]
 
 
 def get(tree: Params, path: tuple[str, ...]) -> Any:
