@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "entities in text, by a fitted recogniser or by label names",
     "report": "tables and figures of one or several evaluations",
     "ablate": "an ablation: points that differ in a few options, with a table and a figure",
+    "figures": "the paper's figures from run directories",
 }
 """Command -> what it does; each is the module nuner_jax.<command> with its `main(argv)`."""
 

@@ -5,6 +5,7 @@ from nuner_jax.config.annotate import AnnotateConfig, BatchConfig, BudgetConfig,
 from nuner_jax.config.dataset import DatasetConfig
 from nuner_jax.config.evaluate import EvaluateConfig, FinetuneConfig, HeadConfig, Labels, Sampling
 from nuner_jax.config.export import ExportConfig
+from nuner_jax.config.figures import FiguresConfig
 from nuner_jax.config.inference import FitConfig, PredictConfig
 from nuner_jax.config.recipes import RECIPES, Recipe, recipes
 from nuner_jax.config.report import ReportConfig
@@ -23,6 +24,7 @@ __all__ = [
     "DistributedConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FiguresConfig",
     "FinetuneConfig",
     "FitConfig",
     "HeadConfig",

@@ -1,36 +1,18 @@
 """Few-shot curves: score against k, a panel a task and one for the average, with 95 % intervals, in the sizes of a paper."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nuner_jax.evaluate.summary import AVERAGE, Summary
+from nuner_jax.plotting import COLUMN_WIDTH, PAPER, TEXT_WIDTH, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito, told apart by the colour-blind too; neighbours differ in lightness, and marker and dash tell them apart in grey
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#444444", "#cc79a7", "#b8a800")
-MARKERS = "os^DvPX*"
-DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 NO_EXAMPLES = " (no examples)"
-TEXT_WIDTH, COLUMN_WIDTH = 6.3, 3.1  # inches, of a two-column paper
-PAPER = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "axes.titlesize": 8,
-    "legend.fontsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-}
-PAPER |= {"pdf.fonttype": 42, "font.family": "sans-serif"}  # fonts as outlines that a publisher's checks accept
-
-
-def style(index: int) -> tuple[str, str, Any]:
-    """Colour, marker and dash of the system at `index`."""
-    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)]
 
 
 def title_of(summary: Summary, task: str) -> str:
@@ -72,8 +54,16 @@ def draw_panel(axis: "Axes", summary: Summary, task: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def figure_of(summary: Summary, tasks: Sequence[str], width: float, columns: int, xlabel: str, ylabel: str) -> "Figure":
-    """Panels of the tasks, `columns` a line, and one legend above them."""
+def figure_of(
+    summary: Summary,
+    tasks: Sequence[str],
+    width: float,
+    columns: int,
+    xlabel: str,
+    ylabel: str,
+    beside: "Callable[[Axes, str], None]" = lambda axis, task: None,
+) -> "Figure":
+    """Panels of the tasks, `columns` a line, and one legend above them; `beside` may draw more into the panel of a task."""
     from matplotlib.figure import Figure
 
     columns = min(columns, len(tasks))
@@ -83,6 +73,7 @@ def figure_of(summary: Summary, tasks: Sequence[str], width: float, columns: int
     axes = figure.subplots(lines, columns, squeeze=False)
     for task, axis in zip(tasks, axes.flat, strict=False):
         draw_panel(axis, summary, task)
+        beside(axis, task)
         axis.set_title(title_of(summary, task))
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_visible(False)
@@ -107,16 +98,10 @@ def curves(summary: Summary, folder: Path, name: str, xlabel: str, ylabel: str) 
     import matplotlib
 
     tasks = summary.tasks + ([AVERAGE] if len(summary.tasks) > 1 else [])
-    written = []
     with matplotlib.rc_context(PAPER):
         whole = figure_of(summary, tasks, TEXT_WIDTH, 2 if len(tasks) == 4 else 3, xlabel, ylabel)
         column = figure_of(summary, tasks[-1:], COLUMN_WIDTH, 1, xlabel, ylabel)
-        for figure, stem in ((whole, name), (column, f"{name}-column")):
-            figure.savefig(folder / f"{stem}.png", dpi=200, metadata={"Software": None})
-            figure.set_layout_engine("none")  # the layout stands, and finding it is what costs time
-            figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
-            written += [f"{stem}.png", f"{stem}.pdf"]
-    return written
+        return [path.name for path in save(whole, folder / name) + save(column, folder / f"{name}-column")]
 
 
 def panel_svg(summary: Summary, task: str, xlabel: str, ylabel: str) -> str:

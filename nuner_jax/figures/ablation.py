@@ -6,7 +6,7 @@ import numpy as np
 
 from nuner_jax.ablate.analysis import Scores
 from nuner_jax.figures.published import ABLATIONS
-from nuner_jax.plotting import panels, series, styled
+from nuner_jax.plotting import panels, style, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,10 @@ def draw(scores: Scores) -> "Figure":
     axis.set_title(scores.title)
     note = f"published: {ABLATIONS[scores.published].finding}" if scores.published in ABLATIONS else ""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), title=note or None, title_fontsize=7)
+    order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("k="))  # levels last
+    columns = len(order) if sum(map(len, labels)) < 26 else 2
+    key = {"loc": "outside lower center", "ncols": columns, "title": note or None, "title_fontsize": 7, "handlelength": 1.6}
+    figure.legend([handles[i] for i in order], [labels[i] for i in order], **key)
     return figure
 
 
@@ -39,23 +42,25 @@ def against_x(axis: "Axes", scores: Scores) -> None:
     if scores.log_x:
         axis.set_xscale("log")
     for i, k in enumerate(scores.ks):
-        style = series(i)
+        colour, marker, dash = style(i)
         found = [scores.get(point, k) for point, _ in points]
         axis.errorbar(
             xs,
             [100 * e.mean for e in found],
             yerr=[0 if np.isnan(e.half_width) else 100 * e.half_width for e in found],
             label=f"k={k}",
-            **{**style, "linestyle": "none"},
+            color=colour,
+            marker=marker,
+            linestyle="none",
         )
         trend = scores.trend(k)
         if trend is not None:
             ends = [min(xs), max(xs)]
-            axis.plot(ends, [100 * trend(x) for x in ends], color=style["color"], linestyle=style["linestyle"], linewidth=1)
+            axis.plot(ends, [100 * trend(x) for x in ends], color=colour, linestyle=dash, linewidth=1)
         for point in loose:
             level = 100 * scores.get(point, k).mean
             label = point if k == scores.ks[-1] else None
-            axis.axhline(level, color=style["color"], linestyle=(0, (1, 2)), linewidth=1, label=label)
+            axis.axhline(level, color=colour, linestyle=(0, (1, 2)), linewidth=1, label=label)
     axis.set_xlabel(scores.x_label + (" (log scale)" if scores.log_x else ""))
     axis.set_ylabel(YLABEL)
 
@@ -63,6 +68,7 @@ def against_x(axis: "Axes", scores: Scores) -> None:
 def by_category(axis: "Axes", scores: Scores) -> None:
     """A row for each point, first on top, a marker with a bar for each k."""
     for i, k in enumerate(scores.ks):
+        colour, marker, _ = style(i)
         found = [scores.get(point, k) for point in scores.points]
         offset = (i - (len(scores.ks) - 1) / 2) * 0.2
         axis.errorbar(
@@ -70,7 +76,9 @@ def by_category(axis: "Axes", scores: Scores) -> None:
             [row + offset for row in range(len(found))],
             xerr=[0 if np.isnan(e.half_width) else 100 * e.half_width for e in found],
             label=f"k={k}",
-            **{**series(i), "linestyle": "none"},
+            color=colour,
+            marker=marker,
+            linestyle="none",
         )
     axis.set_yticks(range(len(scores.points)), scores.points)
     axis.set_ylim(len(scores.points) - 0.5, -0.5)

@@ -1,0 +1,100 @@
+"""What a directory holds, and the figures that are made of it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from nuner_jax.config import FiguresConfig
+from nuner_jax.errors import InputError
+from nuner_jax.schema import read_json_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Kind = Literal["dataset", "export", "results", "ablation"]
+KINDS = "a data set, an exported encoder, results of evaluate, an ablation"
+
+
+def kind_of(folder: Path) -> Kind | None:
+    """What stage has written a directory; None for any other."""
+    if (folder / "results.jsonl").is_file():
+        first = next(read_json_lines(folder / "results.jsonl"), (0, {}))[1]
+        return "ablation" if isinstance(first, dict) and "ablation" in first else "results"
+    if table_of(folder) is not None:
+        return "dataset"
+    return "export" if (folder / "nuner.json").is_file() and (folder / "concept_encoder").is_dir() else None
+
+
+def table_of(folder: Path) -> Path | None:
+    """The concept table of a data set, given its folder or its data_dir."""
+    from nuner_jax.dataset.records import dataset_folder
+
+    places = (folder / "concepts.jsonl", dataset_folder(folder) / "concepts.jsonl")
+    return next((path for path in places if path.is_file()), None)
+
+
+def name_of(folder: Path) -> str:
+    """What a figure calls a directory: of a data set the data_dir, not the version below it."""
+    parts = [part for part in folder.resolve().parts if part != "nuner" and part.count(".") != 2]
+    return parts[-1]
+
+
+def find(runs: Sequence[str]) -> list[tuple[Path, Kind]]:
+    """The directories that figures can be made of: those named, or those in them. Raises InputError where there is none."""
+    found: list[tuple[Path, Kind]] = []
+    for name in runs:
+        folder = Path(name)
+        if not folder.is_dir():
+            raise InputError(f"{name}: no such directory")
+        places = [folder] if kind_of(folder) else sorted(path for path in folder.iterdir() if path.is_dir())
+        new = [(path, kind) for path in places for kind in [kind_of(path)] if kind]
+        if not new:
+            raise InputError(f"{name}: neither holds nor is what figures are made of ({KINDS})")
+        found += new
+    if not found:
+        raise InputError(f"name at least one directory: {KINDS}")
+    return found
+
+
+def draw_all(config: FiguresConfig) -> Iterator[tuple[Path, str]]:
+    """Draws every figure and yields (PNG file, what it shows). Raises InputError."""
+    from nuner_jax.plotting import save
+
+    found, out = find(config.runs), Path(config.out)
+    folders = {kind: [path for path, k in found if k == kind] for kind in ("dataset", "export", "results", "ablation")}
+    if folders["dataset"]:
+        yield save(frequency_figure(folders["dataset"]), out / "concept_frequency")[0], "concept frequency"
+    for name, figure, what in few_shot_figures(folders["results"]):
+        yield save(figure, out / name)[0], what
+    for folder in folders["ablation"]:
+        from nuner_jax.ablate.report import read_scores
+        from nuner_jax.figures import ablation
+
+        scores = read_scores(folder)
+        yield save(ablation.draw(scores), out / f"ablation_{folder.resolve().name}")[0], f"ablation, {scores.title}"
+
+
+def frequency_figure(folders: Sequence[Path]) -> "Figure":
+    """All data sets in one figure, by the names of their directories."""
+    from nuner_jax.dataset.concepts import load_table
+    from nuner_jax.figures import frequency
+
+    tables = {name_of(folder): table_of(folder) for folder in folders}
+    return frequency.draw({name: [c.frequency for c in load_table(path)] for name, path in tables.items() if path})
+
+
+def few_shot_figures(folders: Sequence[Path]) -> Iterator[tuple[str, "Figure", str]]:
+    """(name, figure, what it shows) of all results together: frozen encoders by k, and the rest where an LLM is among it."""
+    from nuner_jax.evaluate.results import read_rows
+    from nuner_jax.figures import few_shot
+
+    rows = read_rows(folders) if folders else []
+    frozen = [row for row in rows if row["protocol"] == "frozen"]
+    others = [row for row in rows if row["protocol"] != "frozen"]
+    if frozen:
+        yield "few_shot", few_shot.draw_few_shot(frozen), "few-shot curves"
+        yield "few_shot_column", few_shot.draw_few_shot(frozen, column=True), "few-shot curves, the average"
+    if others and few_shot.is_llm_comparison(rows):
+        yield "llm_comparison", few_shot.draw_llm(others), "fine-tuned encoders and LLMs"
+    elif others:
+        yield "finetune", few_shot.draw_llm(others), "fine-tuned encoders"
