@@ -3,6 +3,8 @@
 Character spans (start inclusive, end exclusive) are the only truth; word and token spans are derived. Overlaps are legal.
 """
 
+import bisect
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,6 +111,12 @@ def tags_from_spans(spans: Iterable[WordSpan], num_words: int) -> tuple[str, ...
         tags[span.start : span.end] = [f"I-{span.type}"] * (span.end - span.start)
         tags[span.start] = f"B-{span.type}"
     return tuple(tags)
+
+
+def word_spans(words: Sequence[str], spans: Iterable[tuple[int, int, str]]) -> list[WordSpan]:
+    """(start, end, type) in characters of the words joined by blanks, as spans of the words that they touch."""
+    ends = list(itertools.accumulate(len(word) + 1 for word in words))  # of each word with the blank after it
+    return [WordSpan(bisect.bisect(ends, start), bisect.bisect(ends, end - 1) + 1, kind) for start, end, kind in spans]
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:

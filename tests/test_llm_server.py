@@ -11,7 +11,7 @@ import pytest
 from llm_serving import demo_rows, serve
 
 from nuner_jax.annotate.prompt import render, render_several, split_reply
-from nuner_jax.demo import llm_server
+from nuner_jax.demo import llm_replies, llm_server
 from nuner_jax.demo.llm_process import demo_server
 from nuner_jax.errors import InputError
 
@@ -180,7 +180,7 @@ def test_a_replies_file_without_replies_is_named_with_its_line(tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text('{"text": "a", "reply": "b"}\n{"text": "a"}\n')
     with pytest.raises(InputError, match=r"r\.jsonl, line 2"):
-        llm_server.load_replies(str(path))
+        llm_replies.load_replies(str(path))
 
 
 def test_as_a_process_it_tells_its_port_and_goes_with_its_parent():

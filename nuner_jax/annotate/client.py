@@ -101,11 +101,12 @@ class Client:
         await self._openai.close()
 
     async def ask(self, body: dict[str, Any]) -> Outcome:
-        """Sends one request, once."""
+        """Sends one request, once: a chat by its `messages`, a plain completion by its `prompt`."""
         try:
             async with asyncio.timeout(self._config.total_timeout):
                 # post: what chat.completions.create ends in, without its walk through the types of the body (30 % of the time)
-                response = await self._openai.post("/chat/completions", cast_to=httpx2.Response, body=body)
+                path = "/completions" if "prompt" in body else "/chat/completions"
+                response = await self._openai.post(path, cast_to=httpx2.Response, body=body)
             return read_completion(json.loads(response.content))
         except TimeoutError:
             return Retry(f"no complete reply within {self._config.total_timeout:g} s")
@@ -162,11 +163,16 @@ def request_body(config: LlmConfig, texts: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def num_chars(body: dict[str, Any]) -> int:
+    """Characters of the text that a request sends."""
+    return len(body["prompt"]) if "prompt" in body else sum(len(message["content"]) for message in body["messages"])
+
+
 def read_completion(body: Any) -> Completion:
-    """The first choice of a chat.completion object; ValueError if it has none."""
+    """The first choice of a chat.completion or text_completion object; ValueError if it has none."""
     try:
         choice = body["choices"][0]
-        content = choice["message"]["content"]
+        content = choice["text"] if "text" in choice else choice["message"]["content"]
     except (KeyError, IndexError, TypeError):
         raise ValueError(f"no choices in {json.dumps(body)[:100]}") from None
     if not isinstance(content, str | None):
@@ -218,5 +224,5 @@ class _LimitedStream(httpx2.AsyncByteStream):
 
 
 async def _limit_body(response: httpx2.Response) -> None:
-    if response.request.url.path.endswith("/chat/completions"):  # the result of a batch may well be larger
+    if response.request.url.path.endswith("/completions"):  # the result of a batch may well be larger
         response.stream = _LimitedStream(response.stream)

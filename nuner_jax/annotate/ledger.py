@@ -203,6 +203,17 @@ class Ledger:
         unseen = self._db.execute(query, (request, UNSEEN)).fetchone()
         return Reply(*(unseen or self._db.execute(f"SELECT {columns} FROM requests WHERE id=?", (request,)).fetchone()))
 
+    def kept(self, keys: Sequence[str], chunk: int = 500) -> dict[str, tuple[str, Reply]]:
+        """(state, kept reply) by request key, of the settled requests among `keys`; a refused one has the error as its reply."""
+        found: dict[str, tuple[str, Reply]] = {}
+        columns = "key, state, COALESCE(reply, error, ''), COALESCE(finish_reason, ''), prompt_tokens, completion_tokens, cost"
+        for start in range(0, len(keys), chunk):
+            part = keys[start : start + chunk]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT {columns} FROM requests WHERE key IN ({marks}) AND state NOT IN ('pending', 'received')"
+            found |= {key: (state, Reply(*reply)) for key, state, *reply in self._db.execute(query, part)}
+        return found
+
     def states(self) -> Counter[str]:
         """How many requests of the last scan are in each state; `batched`: pending, but in a batch that is under way."""
         rows = self._db.execute(

@@ -12,11 +12,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
 
 from nuner_jax.annotate.budget import Budget, Estimate
-from nuner_jax.annotate.client import Client, Completion, Fatal, Outcome, Refusal, Retry, request_body
+from nuner_jax.annotate.client import Client, Completion, Fatal, Outcome, Refusal, Retry, num_chars, request_body
 from nuner_jax.annotate.ledger import Ledger
 from nuner_jax.annotate.limits import Pace
 from nuner_jax.annotate.progress import Progress
@@ -38,11 +39,28 @@ NO_GOOD = 100
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Manner:
+    """What is made of a request's texts, and what of its reply: (request, verdict, whether to ask again)."""
+
+    body: Callable[[LlmConfig, tuple[str, ...]], dict[str, Any]] = request_body
+    decide: Callable[[Request, Reply, LlmConfig], tuple[int, str, bool]] = decide
+
+
 class Sender:
     """One run over the pending requests of the ledger's last scan."""
 
-    def __init__(self, config: LlmConfig, client: Client, ledger: Ledger, budget: Budget, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: LlmConfig,
+        client: Client,
+        ledger: Ledger,
+        budget: Budget,
+        progress: Progress,
+        manner: Manner | None = None,
+    ) -> None:
         self._config, self._client, self._ledger, self._budget, self._progress = config, client, ledger, budget, progress
+        self._manner = manner or Manner()
         self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
         self._estimate = Estimate()
         self._thread = ThreadPoolExecutor(1, "ledger")
@@ -149,8 +167,8 @@ class Sender:
 
     async def _deliver(self, request: Request) -> None:
         """Sends a request until an answer has arrived or it is given up."""
-        body = request_body(self._config, request.texts)
-        chars, sentences = len(body["messages"][0]["content"]), len(request.texts)
+        body = self._manner.body(self._config, request.texts)
+        chars, sentences = num_chars(body), len(request.texts)
         for sent in count(1):
             outcome = await self._send(body, chars, sentences)
             if isinstance(outcome, Completion):
@@ -268,7 +286,7 @@ class Sender:
         """Queues the verdicts for the next transaction; requests to be sent again go back to the workers."""
         done = 0
         for request, reply in stored:
-            verdict = decide(request, reply, self._config)
+            verdict = self._manner.decide(request, reply, self._config)
             self._verdicts.append(verdict)
             self.counts[f"reply {verdict[1]}"] += 1
             if verdict[2]:

@@ -24,7 +24,7 @@ from nuner_jax.annotate.ledger import Ledger
 from nuner_jax.annotate.progress import Progress
 from nuner_jax.annotate.records import Sentence, Terms
 from nuner_jax.annotate.scan import scan
-from nuner_jax.annotate.sender import Sender
+from nuner_jax.annotate.sender import Manner, Sender
 from nuner_jax.config import AnnotateConfig
 from nuner_jax.demo.llm_process import demo_server
 from nuner_jax.errors import InputError, Preempted
@@ -176,13 +176,13 @@ def waiting(ledger: Ledger) -> int:
     return states["pending"] + states["received"]
 
 
-def send(ledger: Ledger, client: Client, config: AnnotateConfig) -> Sender:
+def send(ledger: Ledger, client: Client, config: AnnotateConfig, manner: Manner | None = None) -> Sender:
     """Sends what is pending."""
     states = ledger.states()
     total = sum(states.values()) - states["batched"]
     budget = budget_of(ledger, config)
     progress = Progress(total, total - waiting(ledger), budget)
-    sender = Sender(config.llm, client, ledger, budget, progress)
+    sender = Sender(config.llm, client, ledger, budget, progress, manner)
 
     async def run() -> None:
         try:

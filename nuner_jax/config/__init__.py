@@ -1,7 +1,7 @@
 """One frozen dataclass a stage: every option of nuner_jax, with its default. Loaded by cli.parse."""
 
 from nuner_jax.config.ablate import AblateConfig, CutConfig, Published, StagesConfig
-from nuner_jax.config.annotate import AnnotateConfig, BatchConfig, BudgetConfig, CorpusConfig, LlmConfig
+from nuner_jax.config.annotate import AnnotateConfig, BatchConfig, BudgetConfig, CorpusConfig, LlmConfig, ServerConfig
 from nuner_jax.config.dataset import DatasetConfig
 from nuner_jax.config.evaluate import EvaluateConfig, FinetuneConfig, HeadConfig, Labels, Sampling
 from nuner_jax.config.export import ExportConfig
@@ -38,6 +38,7 @@ __all__ = [
     "Recipe",
     "ReportConfig",
     "Sampling",
+    "ServerConfig",
     "StagesConfig",
     "TrainConfig",
     "recipes",

@@ -29,25 +29,21 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
-class LlmConfig:
-    """The server, the model, and how it is asked."""
+class ServerConfig:
+    """The server, and how it is asked."""
 
     base_url: str = ""
     """OpenAI-compatible server; empty: $OPENAI_BASE_URL or api.openai.com; demo: the packaged server of recorded replies."""
-    model: str = "gpt-4o-mini"
-    """Model name as the server knows it."""
     key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the API key. Local servers need none."""
     temperature: float = 0.0
     """Sampling temperature."""
     max_tokens: int = 1024
-    """Tokens of a reply at most, for each sentence of the request."""
+    """Tokens of a reply at most (annotate: for each sentence of the request)."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """How the server calls that limit; reasoning models of OpenAI want max_completion_tokens."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """More fields for each request, such as {"seed": 1}."""
-    sentences_per_request: int = 1
-    """More than 1 saves prompt tokens and costs some quality."""
     concurrency: int = 32
     """Requests under way at once."""
     requests_per_minute: float = 0
@@ -68,6 +64,16 @@ class LlmConfig:
     """Dollars per million input tokens; none: from the table of genai-prices."""
     price_out: float | None = None
     """Dollars per million output tokens."""
+
+
+@dataclass(frozen=True)
+class LlmConfig(ServerConfig):
+    """The server, the model, and how it is asked."""
+
+    model: str = "gpt-4o-mini"
+    """Model name as the server knows it."""
+    sentences_per_request: int = 1
+    """More than 1 saves prompt tokens and costs some quality."""
 
 
 @dataclass(frozen=True)

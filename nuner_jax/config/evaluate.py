@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nuner_jax.cli import Ints, Strs
+from nuner_jax.config.annotate import BudgetConfig, ServerConfig
 from nuner_jax.config.recipes import Recipe
 
 Labels = Literal["io", "iob2"]
 Sampling = Literal["k_to_2k", "exact_k", "words"]
+TaskReader = Literal["auto", "columns", "brackets", "gliner", "hf", "tfds"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Few-shot entity recognition with frozen or fine-tuned encoders: systems x tasks x k x seeds."""
+    """Few-shot entity recognition with frozen or fine-tuned encoders, and language models beside them: systems x tasks x k x seeds."""
 
     encoders: Strs = Strs(("minilm",))
-    """NAME=DIR_OR_NAME each, or just a name; the first is the baseline that gains are counted from."""
+    """NAME=DIR_OR_NAME each, or just a name; the first is the baseline that gains are counted from; none: no encoder."""
     tasks: Strs = Strs(("kitchen", "helpdesk"))
-    """NAME=TRAIN,TEST each (.bio, .conll, .txt bracket markup, .json/.jsonl GLiNER), or a bundled task: kitchen, helpdesk."""
+    """NAME=TRAIN,TEST each (.bio, .conll, .txt bracket markup, .json/.jsonl GLiNER), a bundled task (kitchen, helpdesk), a preset
+    (mit_movie, mit_restaurant, jnlpba, ontonotes5, crossner, wnut17, few_nerd), or FILE.yaml with rows like theirs."""
+    task_data: str = "data"
+    """Folder that holds the files of preset tasks."""
     out: str = "results"
     """Directory for results.jsonl, samples.jsonl, tables and plots. The same command again resumes."""
     recipe: Recipe = "nuner_jax"
@@ -76,6 +81,18 @@ class EvaluateConfig:
     """What a head predicts: a type or O; or with iob2 also where a mention begins."""
     head: HeadConfig = HeadConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    llms: Strs = Strs()
+    """NAME=KIND:MODEL each, or NAME=KIND:MODEL@URL; kind zero or few (examples in the prompt) or universalner (one query a type)."""
+    llm: ServerConfig = ServerConfig()
+    budget: BudgetConfig = BudgetConfig()
+    prompt_examples: int = 0
+    """Support sentences that a prompt of kind few shows; 0: all."""
+    limit_test: int = 0
+    """Test sentences of each task, always the same ones, to bound the cost; 0: all."""
+    predictions: Strs = Strs()
+    """NAME=FILE.jsonl each: what other systems predicted, lines of {"task", "k", "seed", "index", "entities"}."""
+    export: str = ""
+    """Directory for the test sentences and the support sets as GLiNER JSON files, for systems that run elsewhere; empty: none."""
     samples: str = ""
     """JSON lines of {"task", "k", "seed", "indices"} to use in place of drawing samples."""
     cache: str = ""

@@ -5,7 +5,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from nuner_jax.demo.llm_server import error, sentences_of
+from nuner_jax.demo.llm_replies import name_of
+from nuner_jax.demo.llm_server import error
 from nuner_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _run(server: "Server", content: bytes, outcome: str) -> tuple[list[dict[str,
             body = {"error": {"message": "The server had an error.", "type": "server_error", "code": "internal_error"}}
             failed.append(result | {"response": {"status_code": 500, "request_id": "", "body": body}})
         else:
-            text = "\n".join(sentences_of(row["body"]["messages"][-1]["content"]))
+            text = name_of(row["body"]["messages"][-1]["content"])
             server.sent[text] += 1
             server.answered[text] += 1
             done.append(result | {"response": {"status_code": 200, "request_id": "", "body": server.completion(row["body"])}})

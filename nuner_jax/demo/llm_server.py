@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import json
 import math
-import re
 import sys
 import threading
 import time
@@ -19,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nuner_jax import cli
+from nuner_jax.demo.llm_replies import Replies, load_replies, message_of, name_of
 from nuner_jax.errors import InputError
-from nuner_jax.schema import read_json_lines
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -36,7 +35,7 @@ class ServerConfig:
     """A local server for the OpenAI protocol that answers recorded replies, with faults on request."""
 
     replies: str = ""
-    """JSON lines of {"text", "reply"}; empty: the bundled demo replies. Other texts get a reply made up by rule."""
+    """JSON lines of {"text", "reply"}, optionally "type", "finish_reason", "status"; empty: the demo's; others get one by rule."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8765
@@ -78,53 +77,6 @@ def parse_faults(text: str) -> dict[str, float]:
     return shares
 
 
-def load_replies(path: str) -> dict[str, str]:
-    """text -> recorded reply. Raises InputError with file and line."""
-    if not path:
-        from importlib.resources import files
-
-        path = str(files("nuner_jax.demo") / "data" / "replies.jsonl")
-    replies = {}
-    for number, row in read_json_lines(path):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("reply"), str):
-            raise InputError(f'{path}, line {number}: expected {{"text", "reply"}}')
-        replies[row["text"]] = row["reply"]
-    return replies
-
-
-def make_up(sentence: str) -> str:
-    """A reply by rule for a sentence that nobody recorded: capitalised words are names, digits quantities, long words topics."""
-    lines = []
-    for mention in dict.fromkeys(re.findall(r"\b[A-Z]\w+(?: [A-Z]\w+)*|\b\d[\d,.]*\b|\b[a-z]{8,}\b", sentence)):
-        if mention[0].isdigit():
-            concept = "quantity <> numbers and amounts that are stated"
-        elif mention[0].isupper():
-            concept = "name <> names of people, places, bodies and works"
-        else:
-            concept = "topic <> subjects that a text is about"
-        lines.append(f"{mention} <> {concept}")
-    return "\n".join(lines) or "There are no entities in this text."
-
-
-def sentences_of(message: str) -> list[str]:
-    """The sentences that a request asks about: by this version's prompt, else what follows its last line `Input:`."""
-    from nuner_jax.annotate import prompt
-
-    try:
-        return prompt.sentences_of(message)
-    except ValueError:
-        return [re.split(r"(?m)^Input:[ \n]", message)[-1]]
-
-
-def complete(replies: dict[str, str], message: str) -> str:
-    """The reply to a message, as a model without faults would give it."""
-    sentences = sentences_of(message)
-    parts = [replies[s] if s in replies else make_up(s) for s in sentences]
-    if len(parts) == 1:
-        return parts[0]
-    return "\n".join(f"### {number}\n{part}" for number, part in enumerate(parts, start=1))
-
-
 def uniform(*parts: object) -> float:
     """A number in [0, 1) that depends on the parts only."""
     digest = hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=8).digest()
@@ -154,7 +106,7 @@ class Server:
     """What the server knows: recorded replies, counts by input, files and batches."""
 
     config: ServerConfig
-    replies: dict[str, str]
+    replies: Replies
     shares: dict[str, float]
     sent: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
@@ -184,26 +136,22 @@ class Server:
         return None
 
     def completion(self, body: dict[str, Any], kind: str = "", chance: float = 0.0) -> dict[str, Any]:
-        """The chat.completion object for a request body; max_tokens cuts as a model's does."""
-        message = str(body["messages"][-1]["content"])
-        reply, finish_reason = spoil(kind, complete(self.replies, message), chance)
+        """The completion object for a request body; max_tokens cuts as a model's does."""
+        message = message_of(body)
+        script = self.replies.to(message)
+        reply, finish_reason = spoil(kind, script.reply, chance)
+        finish_reason = script.finish_reason if finish_reason == "stop" else finish_reason
         limit = body.get("max_tokens") or body.get("max_completion_tokens") or 0
         if limit and kind != "huge" and tokens(reply) > limit:
             reply, finish_reason = reply[: 4 * limit], "length"
         prompt_tokens, completion_tokens = tokens(message), tokens(reply)
+        content = {"text": reply} if "prompt" in body else {"message": {"role": "assistant", "content": reply}}
         return {
             "id": "chatcmpl-" + hashlib.blake2b(message.encode(), digest_size=12).hexdigest(),
-            "object": "chat.completion",
+            "object": "text_completion" if "prompt" in body else "chat.completion",
             "created": int(time.time()),
             "model": body["model"],
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": reply},
-                    "finish_reason": finish_reason,
-                    "logprobs": None,
-                }
-            ],
+            "choices": [{"index": 0, **content, "finish_reason": finish_reason, "logprobs": None}],
             "usage": {
                 "prompt_tokens": prompt_tokens,
                 "completion_tokens": completion_tokens,
@@ -221,12 +169,13 @@ def error(status: int, code: str, message: str, headers: dict[str, str] | None =
 
 
 async def chat(server: Server, request: "Request") -> "Response":
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions and /v1/completions."""
     from starlette.responses import JSONResponse, StreamingResponse
 
     try:
         body = json.loads(await request.body())
-        text = "\n".join(sentences_of(body["messages"][-1]["content"]))
+        message = message_of(body)
+        text = name_of(message)
     except (ValueError, KeyError, IndexError, TypeError):
         return error(400, "invalid_json", "We could not parse the request's JSON body: messages are missing.")
     refused = server.refusal(body.get("model"), request.headers.get("authorization", ""))
@@ -251,6 +200,8 @@ async def chat(server: Server, request: "Request") -> "Response":
     if kind in ("hang", "drop"):  # less than the announced length: the server closes the connection
         return StreamingResponse(iter([b"{"]), headers={"content-length": "1000", "content-type": "application/json"})
     if not kind:
+        if status := server.replies.to(message).status:
+            return error(status, "refused", server.replies.to(message).reply)
         server.answered[text] += 1
     return JSONResponse(server.completion(body, kind, chance))
 
@@ -280,7 +231,7 @@ def app(config: ServerConfig) -> "Starlette":
 
     from nuner_jax.demo import llm_batches
 
-    server = Server(config, load_replies(config.replies), parse_faults(config.faults))
+    server = Server(config, Replies(load_replies(config.replies)), parse_faults(config.faults))
     llm_batches.check_outcomes(config.batch_outcomes)
 
     def route(path: str, handler: Any, method: str) -> Route:
@@ -292,6 +243,7 @@ def app(config: ServerConfig) -> "Starlette":
     return Starlette(
         routes=[
             route("/v1/chat/completions", chat, "POST"),
+            route("/v1/completions", chat, "POST"),
             route("/v1/models", models, "GET"),
             route("/debug/requests", debug, "GET"),
             *(route(*entry) for entry in llm_batches.ROUTES),

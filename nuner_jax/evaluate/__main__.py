@@ -17,7 +17,10 @@ def main(argv: list[str] | None = None) -> None:
         from nuner_jax.evaluate.grid import run
         from nuner_jax.evaluate.report import write_report
 
-        run(config)
+        results = run(config)
+        if not results.rows:
+            print("no result rows")
+            return
         path = write_report([config.out], Path(config.out))
         print("\n" + path.read_text(encoding="utf8"))
         print(f"written to {path}")

@@ -1,33 +1,31 @@
 """The grid: for every encoder and task all (k, seed) that are not there yet; rows are stored as they are done."""
 
-import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from nuner_jax import __version__, cli
+from nuner_jax import cli
 from nuner_jax.config import EvaluateConfig
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate import metrics
 from nuner_jax.evaluate.encoders import NamedEncoder
-from nuner_jax.evaluate.examples import SEED, add_examples, examples
 from nuner_jax.evaluate.k_shot import shortfall
 from nuner_jax.evaluate.results import Results, Row
+from nuner_jax.evaluate.rows import cell_base, scored, store
 from nuner_jax.evaluate.samples import Cell, Samples, draw, read_samples, write_samples
-from nuner_jax.evaluate.tasks import Task, load_task
+from nuner_jax.evaluate.tasks import Task, limited, load_tasks
 
 
 def run(config: EvaluateConfig) -> Results:
     """Fills OUT/results.jsonl and OUT/samples.jsonl; what is there already is not done again. Raises InputError."""
     check(config)
-    encoders = [NamedEncoder(spec) for spec in config.encoders]
-    tasks = [load_task(spec) for spec in config.tasks]
-    for what, names in (("encoder", [e.name for e in encoders]), ("task", [t.name for t in tasks])):
+    encoders = [NamedEncoder(spec) for spec in config.encoders if spec != "none"]
+    tasks = [limited(task, config.limit_test) for spec in config.tasks for task in load_tasks(spec, config.task_data)]
+    systems = [*(encoder.name for encoder in encoders), *(spec.partition("=")[0] for spec in (*config.llms, *config.predictions))]
+    for what, names in (("system", systems), ("task", [t.name for t in tasks])):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise InputError(f"{what} name {twice[0]!r} is given twice; use NAME=...")
@@ -39,17 +37,29 @@ def run(config: EvaluateConfig) -> Results:
     write_samples(out / "samples.jsonl", samples)
     for task in tasks:
         describe(task, config)
+    if config.export:
+        from nuner_jax.evaluate import foreign
+
+        foreign.export(Path(config.export), tasks, samples)
     for encoder in encoders:
         for task in tasks:
             run_block(config, encoder, task, samples[task.name], results)
         encoder.__dict__.pop("loaded", None)  # its memory is needed for the next one
+    if config.predictions:
+        from nuner_jax.evaluate import foreign
+
+        foreign.run(config, tasks, samples, results)
+    if config.llms:
+        from nuner_jax.evaluate import llm
+
+        llm.run(config, tasks, samples, results)
     return results
 
 
 def check(config: EvaluateConfig) -> None:
     """Raises InputError for settings that cannot be met."""
-    if not config.encoders or not config.tasks or not config.ks:
-        raise InputError("encoders, tasks and ks each need at least one value")
+    if not (config.encoders or config.llms or config.predictions) or not config.tasks or not config.ks:
+        raise InputError("encoders (or llms, or predictions), tasks and ks each need at least one value")
     if min(config.ks) < 1 or config.seeds < 1:
         raise InputError(f"ks {','.join(map(str, config.ks))} and seeds {config.seeds} must be 1 or more")
 
@@ -80,15 +90,13 @@ def run_block(config: EvaluateConfig, encoder: NamedEncoder, task: Task, samples
     started = time.perf_counter()
     first = metrics.first_words(task.test.offsets)
     for labels, seconds in predictions(config, encoder, task, todo):
-        rows, shown = [], []
+        new = []
         for cell, predicted in labels.items():
             predicted = predicted.astype(np.int32)
             codes = metrics.io_to_iob2(predicted, first) if config.labels == "io" else metrics.close_up(predicted, first)
-            rows.append({**base[cell], **score(task, samples[cell], codes, first), "seconds": round(seconds / len(labels), 3)})
-            if cell[1] == SEED:
-                shown += examples(task, rows[-1], codes)
-        results.add(rows)
-        add_examples(Path(config.out) / "examples.jsonl", shown)
+            row = {**base[cell], **scored(task, samples[cell], codes), "seconds": round(seconds / len(labels), 3)}
+            new.append((row, codes))
+        store(config, results, task, new)
     print(f"{encoder.name} on {task.name}: {len(todo)} cells in {time.perf_counter() - started:.1f} s", flush=True)
 
 
@@ -120,32 +128,13 @@ def row_base(
     head = settings.pop("kind") if frozen else "two layers"
     settings.pop("parallel_seeds", None)  # changes the speed only
     return {
+        **cell_base(config, task, cell, indices),
         "system": encoder.name,
-        "task": task.name,
         "protocol": config.protocol,
         "layers": list(layers),
         "head": head,
         "labels": config.labels,
-        "sampling": "stored" if config.samples else config.sampling,
-        "k": cell[0],
-        "seed": cell[1],
         "encoder": encoder.source,
         "encoder_hash": encoder.hash,
-        "data_hash": task.fingerprint,
-        "sample_hash": hashlib.sha256(json.dumps(list(indices)).encode()).hexdigest()[:16],
         "settings": {f"{'head' if frozen else 'finetune'}.{name}": value for name, value in settings.items()},
-        "version": __version__,
-    }
-
-
-def score(task: Task, indices: Sequence[int], codes: np.ndarray, first: np.ndarray) -> dict[str, Any]:
-    """Every score of predicted codes on the test set, and facts about the support set."""
-    support = task.train.take(indices)
-    counts = Counter(span.type for spans in support.spans for span in spans)
-    return {
-        **{name: round(value, 6) for name, value in metrics.scores(task.test.codes, codes, first, len(task.types)).items()},
-        "unseen_share": round(metrics.unseen_share(support.surfaces, task.test.surfaces), 6),
-        "support_sentences": len(indices),
-        "support_mentions": {kind: counts[kind] for kind in task.types},
-        "per_type": metrics.per_type(task.test.codes, codes, first, task.types),
     }

@@ -55,33 +55,69 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def read_columns(path: Path, notes: Counter[str], separator: str | None = "\t") -> list[TaggedSentence]:
-    """`.bio` (token<TAB>tag) or, with separator None, CoNLL columns: the first column is the word, the last one the tag.
+def check_tag(where: str, tag: str, scheme: str = "iob") -> str:
+    """The tag, if it is one of the scheme (iob: O, B-type, I-type and their relatives; io: O or a bare type)."""
+    if scheme == "io" and tag:
+        return tag
+    if tag != "O" and not (len(tag) > 2 and tag[0] in _PREFIXES and tag[1] == "-"):
+        raise InputError(f"{where}: tag {tag!r:.40} is outside the scheme (O, B-type, I-type)")
+    return tag
 
-    A blank line ends a sentence; -DOCSTART- lines are skipped. Raises InputError for a missing column or an unknown tag.
+
+def sentence_of(where: str, words: Sequence[str], tags: Sequence[str], scheme: str, notes: Counter[str]) -> TaggedSentence:
+    """Words and tags of a scheme as a TaggedSentence. Raises InputError that begins with `where`."""
+    for tag in tags:
+        check_tag(where, tag, scheme)
+    if scheme == "io":
+        runs = [t if t == "O" else f"{'BI'[i > 0 and tags[i - 1] == t]}-{t}" for i, t in enumerate(tags)]
+        return TaggedSentence(tuple(words), tuple(runs))
+    return TaggedSentence(tuple(words), iob2(tags, notes))
+
+
+def separator_of(path: Path) -> str | None:
+    """What parts the columns of a file: a tab if its first line of words has one, else blanks."""
+    for _, line in _lines(path):
+        if line.strip() and not line.startswith(("-DOCSTART-", "#")):
+            return "\t" if "\t" in line else None
+    return None
+
+
+def read_columns(
+    path: Path,
+    notes: Counter[str],
+    separator: str | None = "\t",
+    word_column: int = 0,
+    tag_column: int = -1,
+    scheme: str = "iob",
+    skip: str = "",
+) -> list[TaggedSentence]:
+    """`.bio` (token<TAB>tag) or, with separator None, CoNLL columns parted by blanks; the word's and the tag's by their number.
+
+    A blank line ends a sentence; -DOCSTART- lines and those that begin with `skip` are left out. Raises InputError with file and
+    line for a missing column or a tag outside the scheme.
     """
+    least = max(2, *(column + 1 if column >= 0 else -column for column in (word_column, tag_column)))
     sentences: list[TaggedSentence] = []
     words: list[str] = []
     tags: list[str] = []
     for number, line in _lines(path):
         if not line.strip() or line.startswith("-DOCSTART-"):
             if words:
-                sentences.append(TaggedSentence(tuple(words), iob2(tags, notes)))
+                sentences.append(sentence_of(str(path), words, tags, scheme, notes))
             words, tags = [], []
+            continue
+        if skip and line.startswith(skip):
             continue
         if separator is None and line.startswith("# ") and not words:
             continue  # CoNLL-U style comment before a sentence
         columns = line.split(separator)
-        if len(columns) < 2 or not columns[0]:
-            form = "token<TAB>tag" if separator == "\t" else "two or more columns"
+        if len(columns) < least or not columns[word_column]:
+            form = "token<TAB>tag" if separator == "\t" and least == 2 else f"{least} or more columns"
             raise InputError(f"{path}, line {number}: expected {form}, got {line!r:.60}")
-        tag = columns[-1].strip()
-        if tag != "O" and not (len(tag) > 2 and tag[0] in _PREFIXES and tag[1] == "-"):
-            raise InputError(f"{path}, line {number}: tag {tag!r:.40} is outside the scheme (O, B-type, I-type)")
-        words.append(columns[0])
-        tags.append(tag)
+        words.append(columns[word_column])
+        tags.append(check_tag(f"{path}, line {number}", columns[tag_column].strip(), scheme))
     if words:
-        sentences.append(TaggedSentence(tuple(words), iob2(tags, notes)))
+        sentences.append(sentence_of(str(path), words, tags, scheme, notes))
     return sentences
 
 

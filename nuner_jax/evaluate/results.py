@@ -11,7 +11,7 @@ from nuner_jax.schema import read_json_lines, write_json_lines
 Row = dict[str, Any]
 KEY = ("system", "task", "protocol", "layers", "head", "labels", "sampling", "k", "seed")
 """What tells rows apart."""
-TRACE = ("encoder_hash", "data_hash", "sample_hash", "settings")
+TRACE = ("test_sentences", "encoder_hash", "data_hash", "sample_hash", "settings")
 """What must agree for a stored row to count as done: everything else that moves numbers."""
 
 
@@ -52,7 +52,9 @@ def _difference(name: str, done: Any, asked: Any) -> str:
     if isinstance(done, dict) and isinstance(asked, dict):
         changed = sorted(k for k in done.keys() | asked.keys() if done.get(k) != asked.get(k))
         return ", ".join(f"{k} ({done.get(k)!r}, now {asked.get(k)!r})" for k in changed)
-    return {"encoder_hash": "state of the encoder", "data_hash": "state of the task's files"}.get(name, name)
+    names = {"encoder_hash": "state of the encoder", "data_hash": "state of the task's files"}
+    names["test_sentences"] = f"number of test sentences ({done}, now {asked})"
+    return names.get(name, name)
 
 
 def read_rows(folders: Sequence[str | Path]) -> list[Row]:

@@ -1,9 +1,10 @@
 """A task: a named pair of train and test sentences with its types, as arrays that sampling, heads and metrics work on."""
 
 import hashlib
+import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -104,6 +105,12 @@ class Task:
     train: Split
     test: Split
     notes: Counter[str] = field(default_factory=Counter)  # what a reader had to repair or leave out, by reason
+    names: Mapping[str, str] = field(default_factory=dict)  # type -> what people call it, for systems that read names
+    definitions: Mapping[str, str] = field(default_factory=dict)  # type -> what it means
+
+    def words_for(self, kind: str) -> tuple[str, str]:
+        """(name, definition or empty) of a type in plain words."""
+        return self.names.get(kind) or kind.replace("_", " ").lower(), self.definitions.get(kind, "")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -151,10 +158,39 @@ def make_task(
     return Task(name, types, make_split(train, types), make_split(test, types), notes or Counter())
 
 
+def limited(task: Task, num_test: int) -> Task:
+    """The task with only `num_test` of its test sentences (0: all), always the same ones, spread over the whole test set."""
+    if not 0 < num_test < len(task.test):
+        return task
+    chosen = sorted(random.Random(0).sample(range(len(task.test)), num_test))
+    return replace(task, test=task.test.take(chosen))
+
+
 def bundled(name: str) -> tuple[Path, Path]:
     """Train and test file of a bundled demo task."""
     folder = Path(str(resources.files("nuner_jax.demo"))) / "data" / "tasks"
     return folder / f"{name}_train.txt", folder / f"{name}_test.txt"
+
+
+def load_tasks(spec: str, task_data: str = "data") -> list[Task]:
+    """The tasks that one word stands for: as load_task, or the rows of FILE.yaml or of a preset. Raises InputError."""
+    if "=" in spec or spec in BUNDLED:
+        return [load_task(spec)]
+    from nuner_jax.evaluate.task_rows import find_rows, presets, read_split
+
+    rows = find_rows(spec, task_data)
+    if not rows:
+        known = ", ".join((*BUNDLED, *presets()))
+        raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST, FILE.yaml or one of {known}")
+    tasks = []
+    for name, row in rows:
+        notes: Counter[str] = Counter()
+        train, test = (read_split(name, row, split, notes) for split in ("train", "test"))
+        task = make_task(name, train, test, notes)
+        for kind in {*row.names, *row.definitions} - {*task.types}:
+            task.notes[f"name or definition of type {kind}, which the task does not have"] += 1
+        tasks.append(replace(task, names=row.names, definitions=row.definitions))
+    return tasks
 
 
 def load_task(spec: str) -> Task:
