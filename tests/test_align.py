@@ -116,3 +116,13 @@ def test_words_listed_in_order_are_found_in_their_places(words):
     mentions, dropped = align(text, [Annotation(word, "word") for word in words])
     assert [text[m.start : m.end] for m in mentions] == words
     assert not dropped
+
+
+def test_a_line_repeated_whole_is_a_slip_unless_a_further_occurrence_follows():
+    text = "Rome and Paris, then Rome"
+    found, dropped = spans(text, ("Rome", "city"), ("Paris", "city"), ("Rome", "city"), ("Rome", "city"))
+    assert found == [(0, 4, "city"), (9, 14, "city"), (21, 25, "city")]
+    assert dropped == Counter(duplicate=1)
+    found, dropped = spans("Rome fell, Rome rose in Italy", ("Rome", "city"), ("Italy", "country"), ("Rome", "city"))
+    assert found == [(0, 4, "city"), (24, 29, "country")]
+    assert dropped == Counter(duplicate=1)

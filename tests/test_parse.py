@@ -162,6 +162,25 @@ def test_an_unmarked_cut_is_noticed():
     assert len(undescribed.annotations) == 3
 
 
+@pytest.mark.parametrize(
+    ("reply", "cut"),
+    [
+        ("NASA <> space agency\nNew York <> ci", True),  # the beginning of a word, though nothing has a description
+        ("New York <> ci", True),
+        ("NASA <> agency <> a\n5 dollars <> money <> b\nNew York <> city", False),  # a whole word
+        ("NASA <> agency <> a\n5 dollars <> money <> b\nNew York <> fine city\n", False),
+        ("NASA <> agency <> a\n5 dollars <> money <> b\nNew York <> ci <>", False),
+        ("5 dollars <> quux <> a\nNASA <> agency <> b\nNew York <> old quux", False),  # a word of this reply
+        ("NASA <> agency\n5 dollars <> money\nNew York <> quux", False),  # unknown, where nothing has a description
+        ("NASA <> agency <> a\n5 dollars <> money <> b\nNew York <> quux", True),  # unknown, where all have one
+    ],
+)
+def test_a_last_line_without_description_is_whole_if_its_concept_ends_with_a_whole_word(reply, cut):
+    parsed = parse_reply(reply, TEXT)
+    assert parsed.truncated == cut
+    assert len(parsed.annotations) == len(reply.splitlines()) - cut
+
+
 def test_reasoning_is_set_aside():
     reply = "<think>\nParis <> city <> maybe\n</think>\nNASA <> agency <> x"
     parsed = parse_reply(reply, TEXT)

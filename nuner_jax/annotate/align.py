@@ -22,23 +22,29 @@ def align(text: str, annotations: Iterable[Annotation]) -> tuple[tuple[Mention, 
     Each stands at the first free occurrence after the one before it, else at the first free one anywhere: case-sensitive, at
     word boundaries (`is_boundary`), overlaps kept. An occurrence is free while no other mention has exactly this span; when
     none is, the annotation joins the first span that does not carry its concept yet, so that one mention may have two concepts.
+    A line that repeats an earlier one whole is a slip of the model's and no further mention, unless one follows in the text.
     If the text holds the mention nowhere, typographic quotes, dashes and blanks are taken as plain ones on both sides.
 
-    Reasons: `not in text`, `not at word boundary` (only inside words), `duplicate` (more often than the text holds it).
+    Reasons: `not in text`, `not at word boundary` (only inside words), `duplicate` (repeated, or more often than the text holds it).
     """
     mentions: list[Mention] = []
     dropped: Counter[str] = Counter()
     concepts: defaultdict[tuple[int, int], list[str]] = defaultdict(list)  # span -> its concepts so far
+    seen: set[Annotation] = set()
     cursor = 0
-    for mention, concept, description in annotations:
+    for annotation in annotations:
+        mention, concept, description = annotation
         starts = locate(text, mention)
         if not starts:
             found = mention.strip() and (mention in text or _plain(mention) in _plain(text))
             dropped["not at word boundary" if found else "not in text"] += 1
             continue
         free = [s for s in starts if (s, s + len(mention)) not in concepts]
-        other = [s for s in starts if concept not in concepts[s, s + len(mention)]]
+        other = [s for s in starts if concept not in concepts.get((s, s + len(mention)), ())]
         candidates = free or other
+        if annotation in seen:
+            candidates = [s for s in free if s >= cursor]
+        seen.add(annotation)
         if not candidates:
             dropped["duplicate"] += 1
             continue
