@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nuner_jax.errors import InputError
+from nuner_jax.files import open_raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def word_spans(words: Sequence[str], spans: Iterable[tuple[int, int, str]]) -> l
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
     """(line number from 1, parsed value) of every non-blank line; a broken line is an InputError with file and number."""
     try:
-        with open(path, "rb") as file:
+        with open_raw(path) as file:
             for number, raw in enumerate(file, start=1):
                 if raw.strip():
                     try:

@@ -1,7 +1,7 @@
 """Where in the text a mention stands: the reply carries no positions, because LLMs count badly (paper, section 3)."""
 
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ def align(text: str, annotations: Iterable[Annotation]) -> tuple[tuple[Mention, 
     """
     mentions: list[Mention] = []
     dropped: Counter[str] = Counter()
-    concepts: defaultdict[tuple[int, int], list[str]] = defaultdict(list)  # span -> its concepts so far
+    concepts: dict[tuple[int, int], set[str]] = {}  # span -> its concepts so far
     seen: set[Annotation] = set()
     cursor = 0
     for annotation in annotations:
@@ -40,7 +40,7 @@ def align(text: str, annotations: Iterable[Annotation]) -> tuple[tuple[Mention, 
             dropped["not at word boundary" if found else "not in text"] += 1
             continue
         free = [s for s in starts if (s, s + len(mention)) not in concepts]
-        other = [s for s in starts if concept not in concepts.get((s, s + len(mention)), ())]
+        other = [s for s in starts if concept not in concepts.get((s, s + len(mention)), set())]
         candidates = free or other
         if annotation in seen:
             candidates = [s for s in free if s >= cursor]
@@ -50,7 +50,7 @@ def align(text: str, annotations: Iterable[Annotation]) -> tuple[tuple[Mention, 
             continue
         start = next((s for s in candidates if s >= cursor), candidates[0])
         cursor = start + len(mention)
-        concepts[start, cursor].append(concept)
+        concepts.setdefault((start, cursor), set()).add(concept)
         mentions.append(Mention(start, cursor, concept, description))
     mentions.sort(key=lambda m: (m.start, -m.end))
     return tuple(mentions), dropped

@@ -1,7 +1,5 @@
 """Where the text comes from: C4 as published, JSON lines, plain text, prepared TFDS data sets, Hugging Face streams."""
 
-import glob
-import gzip
 import itertools
 import json
 import os
@@ -11,8 +9,9 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
+from nuner_jax import files
 from nuner_jax.errors import InputError
 
 Format = Literal["auto", "c4", "jsonl", "text", "tfds", "hf"]
@@ -70,49 +69,18 @@ def detect(path: str) -> Format:
 
 def list_files(path: str) -> list[str]:
     """The files of a path, a glob or an fsspec address, sorted. Raises InputError if there is none."""
-    if "://" in path:
-        if not re.search(r"[*?\[]", path):
-            return [path]
-        system, _ = _file_system(path)
-        files = sorted(system.unstrip_protocol(found) for found in system.glob(path))
-    elif os.path.exists(path):
-        files = [path]
-    else:
-        files = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
-    if not files:
+    found = files.matching(path)
+    if not found:
         raise InputError(f"corpus.path {path}: no such file, and nothing matches it as a pattern")
-    if os.path.isdir(files[0]):
+    if os.path.isdir(found[0]):
         raise InputError(f"corpus.path {path}: is a folder; name its files, such as {os.path.join(path, '*.json.gz')}")
-    return files
-
-
-def _file_system(path: str) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the path in it; a missing driver is an InputError."""
-    try:
-        import fsspec.core
-
-        return fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"corpus.path {path}: {error}") from None
-
-
-def _open(path: str) -> IO[bytes]:
-    """A file's bytes, uncompressed if its name ends in .gz."""
-    try:
-        if "://" in path:
-            system, inner = _file_system(path)
-            raw: Any = system.open(inner, "rb")
-        else:
-            raw = open(path, "rb")  # noqa: SIM115  (whoever reads it closes it)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return cast(IO[bytes], gzip.open(raw)) if path.endswith(".gz") else raw
+    return found
 
 
 def _lines(path: str, counts: Counter[str], on_corrupt: OnCorrupt) -> Iterator[tuple[int, bytes]]:
     """(number from 1, line) of a file; where the file is damaged it ends, or the run does."""
     number = 0
-    with _open(path) as file:
+    with files.open_bytes(path) as file:
         lines = iter(file)
         while True:
             try:

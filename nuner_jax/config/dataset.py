@@ -12,8 +12,8 @@ class DatasetConfig:
     """Annotated text to a packed training set: a TFDS data set in ArrayRecord shards, with concept table and manifest."""
 
     input: Strs = Strs()
-    """Files: annotated JSON lines, recorded replies ({"text", "reply"}), NuNER CSV, Pile-NER, GLiNER JSON, CoNLL; demo: the bundled
-    corpus. Each kind's licence goes into the manifest."""
+    """Files, patterns or addresses (gs://...): annotated JSON lines, recorded replies ({"text", "reply"}), NuNER CSV, Pile-NER, GLiNER
+    JSON, CoNLL; demo: the bundled corpus. Each kind's licence goes into the manifest."""
     merge: Literal["none", "union", "agreement"] = "none"
     """Where each input is another annotator of the same texts: all that any of them marked, or the spans that all of them marked."""
     out: str = "data"
@@ -40,5 +40,11 @@ class DatasetConfig:
     """Hash groups that sentences are packed in, a shard each; 0: one for each 20,000 sentences."""
     num_workers: int = 0
     """Processes; 0: one a core."""
+    runner: Literal["local", "beam"] = "local"
+    """local: the cores of this machine. beam: an Apache Beam pipeline (extra beam) that writes the same bytes; input and out are then
+    addresses, or paths, that all its workers can open. Training reads a local copy of an out at an address."""
+    beam_args: Strs = Strs()
+    """Flags of the pipeline, with or without their dashes: runner=FlinkRunner flink_master=localhost:8081; none: DirectRunner. Workers
+    need nuner_jax: for Dataflow requirements_file=FILE or sdk_container_image=IMAGE."""
     limit: int = 0
     """Only the first N sentences of the input; 0: all."""

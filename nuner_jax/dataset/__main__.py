@@ -11,9 +11,14 @@ def main(argv: list[str] | None = None) -> None:
     config = cli.parse(DatasetConfig, argv, prog=PROG, recipes=recipes("dataset"))
 
     def build() -> None:
-        from nuner_jax.dataset.builder import build
+        from nuner_jax.dataset import builder
+        from nuner_jax.files import is_address
 
-        folder = build(config)
+        if is_address(config.out):
+            print(builder.build_remotely(config))
+            print(f"written to {config.out}")
+            return
+        folder = builder.build(config)
         print((folder / "summary.md").read_text(encoding="utf8"))
         print(f"written to {folder}")
 

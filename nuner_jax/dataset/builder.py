@@ -1,63 +1,28 @@
 """The dataset stage: annotated text to a TFDS data set of packed rows, with concept table, manifest and summary.
 
-What happens to the sentences is in sentences.py; this module brings them there and the results to disk, on the cores of one machine.
-Two builds of the same input are byte-equal.
+What happens to the sentences is in sentences.py; local.py and beam.py bring them there, on one machine or on many, and write the
+shards; what goes around them is here. Two builds of the same input are byte-equal, whoever has made them.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from nuner_jax import files
 from nuner_jax.cli import Strs
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records
 from nuner_jax.dataset.manifest import build_manifest, describe_input, save_manifest
-from nuner_jax.dataset.packing import TokenSpans
-from nuner_jax.dataset.sentences import (
-    Chunk,
-    Encoded,
-    concept_ids,
-    encode_chunk,
-    group_sentences,
-    packed_records,
-    read_chunks,
-    shard_names,
-    unique,
-    with_ids,
-)
+from nuner_jax.dataset.sentences import Built
 from nuner_jax.dataset.summary import write_summary
-from nuner_jax.dataset.tokenize import TextTokenizer
 from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
 from nuner_jax.pretrained import load_tokenizer, resolve
-
-if TYPE_CHECKING:
-    from multiprocessing.pool import Pool
-
-    from transformers import PreTrainedTokenizerFast
-
-MIN_CHUNKS_FOR_PROCESSES = 8  # less work is done sooner than a process starts
-
-
-@dataclass
-class Built:
-    """What a build has counted, beside the shards that it has written."""
-
-    table: Sequence[concepts.Concept] = ()
-    shards: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (rows, bytes) of each, by split
-    sentences: int = 0
-    tokens: int = 0
-    mentions: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    read: Counter[str] = field(default_factory=Counter)  # texts by path
 
 
 def build(config: DatasetConfig) -> Path:
@@ -66,123 +31,58 @@ def build(config: DatasetConfig) -> Path:
     Raises InputError for unreadable input, input without a sentence, and settings that contradict each other.
     """
     check(config)
-    config = replace(config, input=Strs(str(REPLIES) if name == "demo" else name for name in config.input))
+    folder = records.dataset_folder(config.out)
+    with replaced(folder) as partial_folder:
+        write(config, partial_folder, str(partial_folder))
+    return folder
+
+
+def build_remotely(config: DatasetConfig) -> str:
+    """As build, where config.out is an address (gs://...) to which the workers of a Beam pipeline write; returns the summary."""
+    check(config)
+    with uploaded(f"{config.out.rstrip('/')}/{records.NAME}/{records.VERSION}") as (folder, address):
+        write(config, folder, address)
+        return (folder / "summary.md").read_text(encoding="utf8")
+
+
+def write(config: DatasetConfig, folder: Path, shards: str) -> None:
+    """Writes the shards to the path or address `shards`, and all else to `folder`."""
+    config = replace(config, input=input_files(config.input))
     tokenizer = load_tokenizer(config.tokenizer)
-    with replaced(records.dataset_folder(config.out)) as folder:
-        built = build_locally(config, tokenizer, folder)
-        records.write_metadata(folder, config.row_length, config.mentions_per_row, built.shards)
-        concepts.save_table(folder / "concepts.jsonl", built.table)
-        manifest = build_manifest(
-            config,
-            tokenizer,
-            inputs=[describe_input(path, built.read[path]) for path in config.input],
-            counts={
-                "sentences": built.sentences,
-                "mentions": built.mentions,
-                "concepts": len(built.table),
-                "tokens": built.tokens,
-            },
-            rows={split: sum(count for count, _ in sizes) for split, sizes in built.shards.items()},
-            dropped=built.dropped,
-        )
-        save_manifest(folder / "manifest.json", manifest)
-        write_summary(folder / "summary.md", manifest, built.table)
-    return records.dataset_folder(config.out)
+    if config.runner == "beam":
+        from nuner_jax.dataset.beam import build_on_beam
 
-
-def build_locally(config: DatasetConfig, tokenizer: "PreTrainedTokenizerFast", folder: Path) -> Built:
-    """Writes the shards on config.num_workers processes (0: one a core). Raises InputError if there is no sentence."""
-    built = Built()
-    chunks = read_chunks(config, config.input, built.dropped, built.read)
-    with processes(config, tokenizer, chunks) as (pool, chunks):
-        encoded = Encoded()
-        for result in run(pool, _encode, chunks):
-            encoded.add(result)
-        built.dropped.update(encoded.dropped)
-        built.read.update(encoded.read)
-        sentences = unique(encoded.sentences, built.dropped)
-        if not sentences:
-            raise no_sentence(config, built.dropped)
-        frequency = Counter([concept for _, sentence in sentences for _, _, concept in sentence.mentions])
-        frequency = concept_ids(frequency, config.min_concept_count, built.dropped)
-        built.table = build_table(config, tokenizer, frequency, encoded.descriptions)
-        built.sentences, built.mentions = len(sentences), frequency.total()
-        built.tokens = sum([len(sentence.tokens) for _, sentence in sentences])
-        ids = {concept.name: concept.id for concept in built.table}
-        groups = group_sentences(sentences, config)
-        names = shard_names(groups)
-        jobs = ((str(folder / names[group]), with_ids(members, ids)) for group, members in groups.items())
-        for (split, _), size in zip(groups, run(pool, _write, jobs), strict=True):
-            built.shards.setdefault(split, []).append(size)
-    return built
-
-
-def no_sentence(config: DatasetConfig, dropped: Mapping[str, int]) -> InputError:
-    """The error of a build that has nothing to write."""
-    return InputError(f"{', '.join(config.input)}: no sentence to train on ({dict(dropped)})")
-
-
-def build_table(
-    config: DatasetConfig,
-    tokenizer: "PreTrainedTokenizerFast",
-    frequency: Mapping[str, int],
-    descriptions: Mapping[tuple[str, str], int],
-) -> list[concepts.Concept]:
-    """The concept table as configured."""
-    told = config.concept_text == "name_and_description"
-    return concepts.build_table(frequency, descriptions, tokenizer, max_length=config.max_concept_length, with_description=told)
-
-
-# What a process keeps between its jobs.
-_config: DatasetConfig
-_tokenizer: TextTokenizer
-
-
-def _start(config: DatasetConfig, backend: Any) -> None:
-    global _config, _tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _config, _tokenizer = config, TextTokenizer(backend)
-
-
-def _encode(chunk: Chunk) -> Encoded:
-    return encode_chunk(_config, _tokenizer, chunk)
-
-
-def _write(job: tuple[str, list[TokenSpans]]) -> tuple[int, int]:
-    path, sentences = job
-    return records.write_shard(Path(path), packed_records(sentences, _config.row_length, _config.mentions_per_row))
-
-
-@contextmanager
-def processes(
-    config: DatasetConfig, tokenizer: "PreTrainedTokenizerFast", chunks: Iterator[Chunk]
-) -> Iterator[tuple["Pool | None", Iterator[Chunk]]]:
-    """Worker processes if there is work for several, else none; and the chunks, of which some had to be read to know."""
-    first = list(islice(chunks, MIN_CHUNKS_FOR_PROCESSES))
-    chunks = chain(first, chunks)
-    workers = config.num_workers or len(os.sched_getaffinity(0))
-    # A tokenizer of its own, as ours may not be changed; as text, as its threads do not survive a fork.
-    backend = tokenizer.backend_tokenizer
-    if workers == 1 or len(first) < MIN_CHUNKS_FOR_PROCESSES:
-        _start(config, backend)
-        yield None, chunks
+        built = build_on_beam(config, tokenizer, shards)
     else:
-        with multiprocessing.get_context("spawn").Pool(workers, _start, (config, backend)) as pool:
-            yield pool, chunks
+        from nuner_jax.dataset.local import build_locally
+
+        built = build_locally(config, tokenizer, folder)
+    if not built.sentences:
+        raise InputError(f"{', '.join(config.input)}: no sentence to train on ({dict(built.dropped)})")
+    records.write_metadata(folder, config.row_length, config.mentions_per_row, built.shards)
+    concepts.save_table(folder / "concepts.jsonl", built.table)
+    manifest = build_manifest(
+        config,
+        tokenizer,
+        inputs=[describe_input(path, built.read[path]) for path in config.input],
+        counts=counts_of(built),
+        rows={split: sum(count for count, _ in sizes) for split, sizes in built.shards.items()},
+        dropped=built.dropped,
+    )
+    save_manifest(folder / "manifest.json", manifest)
+    write_summary(folder / "summary.md", manifest, built.table)
 
 
-def run(pool: "Pool | None", function: Any, jobs: Iterable[Any]) -> Iterator[Any]:
-    """The results of the jobs in their order; jobs are not made far ahead of the workers."""
-    if pool is None:
-        yield from map(function, jobs)
-        return
-    under_way: deque[Any] = deque()
-    for job in jobs:
-        under_way.append(pool.apply_async(function, (job,)))
-        if len(under_way) > 2 * pool._processes + 2:  # type: ignore[attr-defined]
-            yield under_way.popleft().get()
-    while under_way:
-        yield under_way.popleft().get()
+def counts_of(built: Built) -> dict[str, int]:
+    """The counts of the manifest."""
+    concepts_, tokens = len(built.table), built.tokens
+    return {"sentences": built.sentences, "mentions": built.mentions, "concepts": concepts_, "tokens": tokens}
+
+
+def input_files(names: Strs) -> Strs:
+    """The files that names, patterns and addresses stand for; a name that stands for none is kept, and fails when it is read."""
+    found = [[str(REPLIES)] if name == "demo" else files.matching(name) or [name] for name in names]
+    return Strs(path for paths in found for path in paths)
 
 
 @contextmanager
@@ -209,6 +109,32 @@ def replaced(folder: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def uploaded(address: str) -> Iterator[tuple[Path, str]]:
+    """A local folder and an address to fill, which both end up at `address`; after an error there is nothing of them.
+
+    Raises InputError where it cannot be written.
+    """
+    system, inner = files.file_system(address)
+    partial_folder = f"{inner}.partial"
+    with tempfile.TemporaryDirectory() as local:
+        try:
+            if system.exists(partial_folder):
+                system.rm(partial_folder, recursive=True)
+            yield Path(local), f"{address}.partial"
+            for path in sorted(Path(local).iterdir()):
+                system.put_file(str(path), f"{partial_folder}/{path.name}")
+            if system.exists(inner):
+                system.rm(inner, recursive=True)
+            for name in system.ls(partial_folder, detail=False):
+                system.mv(name, f"{inner}/{os.path.basename(name)}")
+        except OSError as error:
+            raise InputError(f"{address}: cannot be written ({error.strerror or error})") from None
+        finally:
+            if system.exists(partial_folder):
+                system.rm(partial_folder, recursive=True)
+
+
 def check(config: DatasetConfig) -> None:
     """Raises InputError where settings cannot work, before anything is read."""
     if not config.input:
@@ -224,6 +150,10 @@ def check(config: DatasetConfig) -> None:
     positions = json.loads((resolve(config.tokenizer) / "config.json").read_text(encoding="utf8")).get("max_position_embeddings")
     if positions and config.row_length > positions:
         raise InputError(f"row_length {config.row_length} exceeds the {positions} positions of {config.tokenizer}")
+    if files.is_address(config.out):
+        if config.runner == "local":
+            raise InputError(f"out {config.out}: runner local writes to a folder of this machine, runner beam to an address")
+        return
     out = records.dataset_folder(config.out).absolute()
     there = next(folder for folder in [out, *out.parents] if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):

@@ -16,6 +16,7 @@ from nuner_jax.annotate.align import Annotation, align
 from nuner_jax.annotate.parse import annotate_reply
 from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
+from nuner_jax.files import open_text
 from nuner_jax.schema import AnnotatedText, Mention, read_json_lines, spans_from_tags
 
 Reader = Callable[[str, Counter[str]], Iterator[AnnotatedText]]
@@ -197,7 +198,7 @@ def _read_conll(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
     words: list[str] = []
     tags: list[str] = []
     try:
-        with open(path, encoding="utf8") as file:
+        with open_text(path) as file:
             for number, line in enumerate(itertools.chain(file, [""]), start=1):
                 columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
                 if not "".join(columns).strip():
@@ -252,7 +253,7 @@ def _from_words(words: list[str], spans: Iterable[tuple[int, int, str]], counts:
 def _csv_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(sys.maxsize)
     try:
-        with open(path, encoding="utf8", newline="") as file:
+        with open_text(path, newline="") as file:
             rows = csv.DictReader(file)
             for row in rows:
                 yield f"line {rows.line_num}", row
@@ -265,7 +266,7 @@ def _csv_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _json_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
     """(place, record) of a JSON array or of JSON lines, whichever the file is; one record at a time in memory."""
     try:
-        with open(path, encoding="utf8") as file:
+        with open_text(path) as file:
             start = file.read(1)
             while start.isspace() or start == "\ufeff":
                 start = file.read(1)

@@ -11,11 +11,19 @@ from nuner_jax.cli import as_dict
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset.importers import describe
 from nuner_jax.errors import InputError
+from nuner_jax.files import open_raw
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-NOT_IN_THE_MANIFEST = ("input", "out", "num_workers", "tokenizer")  # told otherwise, or without influence on a single byte
+NOT_IN_THE_MANIFEST = (
+    "input",
+    "out",
+    "runner",
+    "beam_args",
+    "num_workers",
+    "tokenizer",
+)  # told otherwise, or without influence on a single byte
 
 
 def describe_input(path: str, sentences: int) -> dict[str, Any]:
@@ -68,7 +76,7 @@ def save_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 def file_hash(path: str) -> str:
     """SHA-256 of a file's bytes. Raises InputError."""
     try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        with open_raw(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None

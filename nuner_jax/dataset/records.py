@@ -165,7 +165,10 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
 
 
 def write_metadata(folder: Path, row_length: int, mentions_per_row: int, shards: Mapping[str, Sequence[tuple[int, int]]]) -> None:
-    """TFDS's dataset_info.json and features.json; `shards` holds the (records, bytes) of each shard by split."""
+    """TFDS's dataset_info.json and features.json; `shards` holds the (records, bytes) of each shard by split.
+
+    The shards may lie elsewhere: TFDS looks at their names only, for which empty files stand in.
+    """
     import tensorflow_datasets as tfds
     from etils import epath
 
@@ -179,6 +182,10 @@ def write_metadata(folder: Path, row_length: int, mentions_per_row: int, shards:
         )
         for split, sizes in shards.items()
     ]
+    paths = [folder / shard_name(split, i, len(sizes)) for split, sizes in shards.items() for i in range(len(sizes))]
+    stand_ins = [path for path in paths if not path.exists()]
+    for path in stand_ins:
+        path.touch()
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=features(row_length, mentions_per_row),
@@ -188,6 +195,8 @@ def write_metadata(folder: Path, row_length: int, mentions_per_row: int, shards:
         check_data=False,
         description="Packed, tokenised sentences with concept mentions, for NuNER pre-training.",
     )
+    for path in stand_ins:
+        path.unlink()
 
 
 class RowReader:

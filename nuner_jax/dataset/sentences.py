@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records
@@ -19,7 +19,11 @@ from nuner_jax.dataset.merge import merge_texts
 from nuner_jax.dataset.packing import TokenSpans, fill_row, pack
 from nuner_jax.dataset.tokenize import TextTokenizer
 from nuner_jax.errors import InputError
+from nuner_jax.files import open_raw
 from nuner_jax.schema import AnnotatedText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CHUNK = 1_000  # sentences that are worked on at once
 SENTENCES_PER_GROUP = 20_000
@@ -56,6 +60,19 @@ class Encoded:
         self.read.update(other.read)
 
 
+@dataclass
+class Built:
+    """What a build has counted, beside the shards that it has written."""
+
+    table: Sequence[concepts.Concept] = ()
+    shards: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (rows, bytes) of each, by split
+    sentences: int = 0
+    tokens: int = 0
+    mentions: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    read: Counter[str] = field(default_factory=Counter)  # texts by path
+
+
 def read_chunks(config: DatasetConfig, paths: Sequence[str], dropped: Counter[str], read: Counter[str]) -> Iterator[Chunk]:
     """The sentences of the input files in order, merged if so configured, the first config.limit of them.
 
@@ -87,7 +104,7 @@ def _text_chunks(texts: Iterable[AnnotatedText]) -> Iterator[Chunk]:
 def _line_chunks(path: str, kind: str) -> Iterator[Chunk]:
     first = 1
     try:
-        with open(path, "rb") as file:
+        with open_raw(path) as file:
             while lines := list(islice(file, CHUNK)):
                 yield Chunk((), path, kind, first, lines)
                 first += len(lines)
@@ -137,6 +154,17 @@ def concept_ids(frequency: Counter[str], min_count: int, dropped: Counter[str]) 
     if lost := frequency.total() - kept.total():
         dropped["mention: concept below min_concept_count"] += lost
     return kept
+
+
+def build_table(
+    config: DatasetConfig,
+    tokenizer: "PreTrainedTokenizerFast",
+    frequency: Mapping[str, int],
+    descriptions: Mapping[tuple[str, str], int],
+) -> list[concepts.Concept]:
+    """The concept table as configured."""
+    told = config.concept_text == "name_and_description"
+    return concepts.build_table(frequency, descriptions, tokenizer, max_length=config.max_concept_length, with_description=told)
 
 
 def split_of(key: bytes, validation_fraction: float) -> str:
