@@ -18,6 +18,8 @@ COMMANDS = {
     "report": "tables and figures of one or several evaluations",
     "ablate": "an ablation: points that differ in a few options, with a table and a figure",
     "figures": "the paper's figures from run directories",
+    "serve": "a web page and a JSON API for a model",
+    "concepts": "map of concept embeddings; the concepts nearest to a phrase",
 }
 """Command -> what it does; each is the module nuner_jax.<command> with its `main(argv)`."""
 

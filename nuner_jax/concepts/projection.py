@@ -43,8 +43,8 @@ def project(vectors: np.ndarray) -> np.ndarray:
     with threadpool_limits(
         1
     ):  # threads that wait for each other in tiny steps cost more than they give, much more on a busy machine
-        map_of = TSNE(perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init=start, learning_rate="auto", random_state=0)
-        return into_square(map_of.fit_transform(reduced))
+        plane = TSNE(perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init=start, random_state=0)  # type: ignore[arg-type]
+        return into_square(plane.fit_transform(reduced))
 
 
 def into_square(points: np.ndarray) -> np.ndarray:

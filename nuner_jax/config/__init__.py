@@ -2,6 +2,7 @@
 
 from nuner_jax.config.ablate import AblateConfig, CutConfig, Published, StagesConfig
 from nuner_jax.config.annotate import AnnotateConfig, BatchConfig, BudgetConfig, CorpusConfig, LlmConfig, ServerConfig
+from nuner_jax.config.concepts import ConceptMapConfig, NearestConfig
 from nuner_jax.config.dataset import DatasetConfig
 from nuner_jax.config.evaluate import EvaluateConfig, FinetuneConfig, HeadConfig, Labels, Sampling
 from nuner_jax.config.export import ExportConfig
@@ -9,6 +10,7 @@ from nuner_jax.config.figures import FiguresConfig
 from nuner_jax.config.inference import FitConfig, PredictConfig
 from nuner_jax.config.recipes import RECIPES, Recipe, recipes
 from nuner_jax.config.report import ReportConfig
+from nuner_jax.config.serve import ServeConfig
 from nuner_jax.config.train import DataConfig, DistributedConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "AnnotateConfig",
     "BatchConfig",
     "BudgetConfig",
+    "ConceptMapConfig",
     "CorpusConfig",
     "CutConfig",
     "DataConfig",
@@ -32,12 +35,14 @@ __all__ = [
     "LlmConfig",
     "MeshConfig",
     "ModelConfig",
+    "NearestConfig",
     "OptimConfig",
     "PredictConfig",
     "Published",
     "Recipe",
     "ReportConfig",
     "Sampling",
+    "ServeConfig",
     "ServerConfig",
     "StagesConfig",
     "TrainConfig",
