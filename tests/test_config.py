@@ -57,6 +57,15 @@ def test_a_packaged_config_is_valid_and_tells_its_command(path):
         assert key == "recipe" or cli.as_dict(found)[key] == value or isinstance(value, dict), key
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "eval").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_packaged_evaluation_is_valid_and_tells_its_command(path):
+    found = load("evaluate", "--config", f"eval/{path.stem}")
+    assert f"python -m nuner_jax.evaluate --config eval/{path.stem}" in path.read_text(encoding="utf8")
+    systems = [spec.partition("=")[0] for spec in (*found.encoders, *found.llms)]
+    assert set(found.expected) <= set(systems)
+    assert all(set(points) <= set(found.ks) for points in found.expected.values())
+
+
 def test_the_demo_configs_hand_on_to_each_other():
     assert load("train", "--config", "demo/train").data.path == (load("dataset", "--config", "demo/dataset").out,)
     assert load("export", "--config", "demo/export").workdir == load("train", "--config", "demo/train").workdir

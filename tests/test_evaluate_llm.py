@@ -159,3 +159,22 @@ def test_bad_input_ends_with_one_line(world, capsys, words, llms, message):
     error = capsys.readouterr().err.strip()
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_fine_tuned_encoders_and_language_models_stand_in_one_table(tmp_path, tiny_encoder):
+    """The packaged config of the LLM comparison, with a tiny encoder and few steps, against the packaged server."""
+    small = ["--encoders", f"tiny={tiny_encoder}", "--tasks", "kitchen", "--ks", "2", "--seeds", "2", "--limit_test", "12"]
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", "eval/llm_comparison", *small, "--finetune.num_epochs", "1", "--out", str(out)])
+    assert stop.value.code == 0
+    rows = [json.loads(text) for text in (out / "results.jsonl").read_text(encoding="utf8").splitlines()]
+    systems = ["tiny", "rules, zero-shot", "rules, few-shot", "rules, a query a type"]
+    assert [(row["system"], row["seed"]) for row in rows] == [(system, seed) for system in systems for seed in (0, 1)]
+    assert {(row["sampling"], row["k"], row["test_sentences"]) for row in rows} == {("words", 2, 12)}
+    samples = {seed: {row["sample_hash"] for row in rows if row["seed"] == seed} for seed in (0, 1)}
+    assert all(len(hashes) == 1 for hashes in samples.values())  # the same support sets for all
+    assert all(row["entity_micro_f1"] > 0 for row in rows if row["head"] in ("zero", "universalner"))
+    table = (out / "report.md").read_text(encoding="utf8")
+    assert all(system in table for system in systems)
+    assert (out / "curves-entity.png").stat().st_size > 10_000

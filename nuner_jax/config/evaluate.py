@@ -1,6 +1,6 @@
 """Options of the evaluate stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from nuner_jax.cli import Ints, Strs
@@ -97,3 +97,7 @@ class EvaluateConfig:
     """JSON lines of {"task", "k", "seed", "indices"} to use in place of drawing samples."""
     cache: str = ""
     """Where features are kept between runs; empty: OUT/features; none: nowhere."""
+    expected: dict[str, dict[int, float]] = field(default_factory=dict)
+    """System -> k -> published points of expected_metric, mean of the tasks; printed beside what was measured."""
+    expected_metric: str = "token_macro_f1"
+    """The score that `expected` is about."""

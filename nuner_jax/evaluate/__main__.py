@@ -14,9 +14,12 @@ def main(argv: list[str] | None = None) -> None:
     def evaluate() -> None:
         from pathlib import Path
 
+        from nuner_jax.evaluate.expected import check, comparison
         from nuner_jax.evaluate.grid import run
         from nuner_jax.evaluate.report import write_report
+        from nuner_jax.evaluate.tables import markdown
 
+        check(config.expected, config.expected_metric)
         results = run(config)
         if not results.rows:
             print("no result rows")
@@ -24,6 +27,11 @@ def main(argv: list[str] | None = None) -> None:
         path = write_report([config.out], Path(config.out))
         print("\n" + path.read_text(encoding="utf8"))
         print(f"written to {path}")
+        if config.expected:
+            cells = comparison(results.rows.values(), config.expected, config.expected_metric)
+            text = f"Expected and measured, {config.expected_metric} in points, mean of the tasks:\n\n{markdown(cells)}\n"
+            (Path(config.out) / "expected.md").write_text(text, encoding="utf8")
+            print("\n" + text)
 
     cli.run(evaluate, PROG)
 
