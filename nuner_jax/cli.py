@@ -332,11 +332,16 @@ def _finish(parser: _Parser, namespace: Any, config_class: type[Config], alterna
     if alternatives and sum(namespace[name] is not None for name in alternatives) != 1:
         parser.error(f"set exactly one of {' and '.join(alternatives)}")
     config = config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})  # type: ignore[arg-type]
+    anywhere = getattr(config_class, "ADDRESSES", ())  # the keys that take gs:// all the same
     for key in _keys(config_class):
         value = attrgetter(key)(config)
         if isinstance(value, float) and not math.isfinite(value):
             parser.error(f"{key}: expected a finite number, got {value}")
-        if key in PLACES and (buckets := [x for x in _texts(value) if re.match(r"(gs|s3|abfss?|hdfs)://", x)]):
+        if (
+            key in PLACES
+            and key not in anywhere
+            and (buckets := [x for x in _texts(value) if re.match(r"(gs|s3|abfss?|hdfs)://", x)])
+        ):
             parser.error(
                 f"{key}: {buckets[0]} is not a path of the file system; mount it (gcsfuse, s3fs) and name the mount point"
             )

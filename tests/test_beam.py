@@ -13,9 +13,9 @@ import fsspec
 import pytest
 from helpers import write_json_lines, write_mentions
 
-from nuner_jax import files
+from nuner_jax import cli, files
 from nuner_jax.cli import Strs
-from nuner_jax.config import DatasetConfig
+from nuner_jax.config import DatasetConfig, recipes
 from nuner_jax.dataset.builder import build, build_remotely, uploaded
 from nuner_jax.errors import InputError
 
@@ -50,6 +50,22 @@ def test_an_address_is_written_by_beam_only(tmp_path, tiny_encoder):
     config = DatasetConfig(input=Strs([str(path)]), out="memory://bucket/data", tokenizer=str(tiny_encoder), row_length=32)
     with pytest.raises(InputError, match="out memory://bucket/data: runner local writes to a folder of this machine"):
         build_remotely(config)
+
+
+def test_the_command_line_takes_addresses():
+    words = [
+        "--input",
+        "gs://bucket/a-*.jsonl",
+        "--out",
+        "gs://bucket/data",
+        "--runner",
+        "beam",
+        "--beam_args",
+        "runner=X",
+        "y=1",
+    ]
+    config = cli.parse(DatasetConfig, words, prog="dataset", recipes=recipes("dataset"))
+    assert (config.input, config.out, config.beam_args) == (("gs://bucket/a-*.jsonl",), "gs://bucket/data", ("runner=X", "y=1"))
 
 
 def test_an_address_without_a_driver_is_named():

@@ -129,10 +129,10 @@ def test_a_full_disk_leaves_no_half_data_set_and_the_earlier_one_stays(tmp_path,
 
 
 def test_a_single_shard_is_the_same_by_processes_as_without(tmp_path, settings, monkeypatch):
-    from nuner_jax.dataset import builder
+    from nuner_jax.dataset import local
 
     source = str(write_mentions(tmp_path / "a.jsonl", 40))
     alone = build(DatasetConfig(input=Strs([source]), num_workers=1, **settings))
-    monkeypatch.setattr(builder, "MIN_CHUNKS_FOR_PROCESSES", 1)
+    monkeypatch.setattr(local, "MIN_CHUNKS_FOR_PROCESSES", 1)
     by_two = build(DatasetConfig(input=Strs([source]), num_workers=2, **settings | {"out": str(tmp_path / "two")}))
     assert {p.name: p.read_bytes() for p in alone.iterdir()} == {p.name: p.read_bytes() for p in by_two.iterdir()}

@@ -11,6 +11,8 @@ from nuner_jax.config.recipes import Recipe
 class DatasetConfig:
     """Annotated text to a packed training set: a TFDS data set in ArrayRecord shards, with concept table and manifest."""
 
+    ADDRESSES = ("input", "out")  # may be of another file system than this machine's
+
     input: Strs = Strs()
     """Files, patterns or addresses (gs://...): annotated JSON lines, recorded replies ({"text", "reply"}), NuNER CSV, Pile-NER, GLiNER
     JSON, CoNLL; demo: the bundled corpus. Each kind's licence goes into the manifest."""
