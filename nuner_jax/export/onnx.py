@@ -1,5 +1,6 @@
 """An encoder or a portable recogniser as ONNX files, float32 and int8, compared with their source before they get their names."""
 
+import logging
 import os
 import shutil
 import time
@@ -48,7 +49,9 @@ def export_onnx(model: str, out: str) -> Path:
         shutil.copyfile(ner.folder / "config.json", new / "config.json")
         hf.copy_tokenizer(ner.folder, new)
         onnx.save(build(config, params, layers, classifier), new / FLOAT)
+        logging.disable(logging.WARNING)  # its advice on preprocessing is for images
         quantize_dynamic(new / FLOAT, new / INT8, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+        logging.disable(logging.NOTSET)
         lines = verify(new, ner, classifier)
         replace(target, new)
     print(f"{target}: {FLOAT} and {INT8}, inputs input_ids and attention_mask, any batch and length")
