@@ -136,3 +136,23 @@ def test_a_single_shard_is_the_same_by_processes_as_without(tmp_path, settings, 
     monkeypatch.setattr(local, "MIN_CHUNKS_FOR_PROCESSES", 1)
     by_two = build(DatasetConfig(input=Strs([source]), num_workers=2, **settings | {"out": str(tmp_path / "two")}))
     assert {p.name: p.read_bytes() for p in alone.iterdir()} == {p.name: p.read_bytes() for p in by_two.iterdir()}
+
+
+def test_only_so_many_concepts_are_kept_and_the_mentions_of_others_counted(tmp_path, settings):
+    spans = [(0, 5, "letter"), (0, 5, "greek"), (6, 10, "letter"), (11, 16, "letter"), (11, 16, "greek"), (6, 16, "phrase")]
+    path = write(tmp_path / "a.jsonl", [annotated(TEXT, *spans), annotated("delta beta", (0, 5, "river"))])
+
+    def concepts(**options):
+        folder = build(DatasetConfig(input=Strs([path]), **options, **settings))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        names = [json.loads(line)["name"] for line in (folder / "concepts.jsonl").read_text().splitlines()]
+        return names, manifest["dropped"].get("mention: concept beyond num_concepts", 0), manifest["mentions"]
+
+    assert concepts() == (["letter", "greek", "phrase", "river"], 0, 7)
+    assert concepts(num_concepts=2) == (["letter", "greek"], 2, 5)
+    assert concepts(num_concepts=9)[1] == 0
+    random = {tuple(concepts(num_concepts=2, concept_choice="random", concept_seed=seed)[0]) for seed in range(6)}
+    assert len(random) > 1
+    assert concepts(num_concepts=2, concept_choice="random") == concepts(num_concepts=2, concept_choice="random")
+    with pytest.raises(InputError, match="num_concepts -1"):
+        concepts(num_concepts=-1)

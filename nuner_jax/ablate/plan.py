@@ -243,10 +243,10 @@ def make_stages(cache: Path, point: Point, resolved: Mapping[str, Any]) -> list[
 
 def dataset_identity(config: DatasetConfig) -> Any:
     """What a data set hangs on, besides the tokenizer. Raises InputError."""
+    from nuner_jax.dataset.builder import input_files
     from nuner_jax.dataset.manifest import NOT_IN_THE_MANIFEST
-    from nuner_jax.demo import REPLIES
 
-    inputs = [file_hash(str(REPLIES) if name == "demo" else name) for name in config.input]
+    inputs = [file_hash(name) for name in input_files(config.input)]
     return [{key: value for key, value in flat(cli.as_dict(config)).items() if key not in NOT_IN_THE_MANIFEST}, inputs]
 
 
@@ -259,7 +259,7 @@ def train_identity(config: TrainConfig) -> Any:
 def evaluate_identity(config: EvaluateConfig) -> Any:
     """What scores hang on, besides the encoder. Raises InputError."""
     elsewhere = ("out", "encoders", "cache", "samples", "tasks")
-    files = [part for spec in config.tasks for part in spec.partition("=")[2].split(",") if part] + [config.samples]
+    files = [part for spec in (*config.tasks, config.samples) for part in (spec, *spec.partition("=")[2].split(",")) if part]
     hashes = [file_hash(name) for name in files if Path(name).is_file()]
     options = {key: value for key, value in flat(cli.as_dict(config)).items() if key not in elsewhere}
     return [options, list(config.tasks), hashes]

@@ -36,6 +36,12 @@ class DatasetConfig:
     """paper: drop a sentence if one of its concepts is "concept"."""
     min_concept_count: int = 1
     """Concepts with fewer mentions are dropped."""
+    num_concepts: int = 0
+    """Concepts that are kept; the mentions of others are dropped and counted. 0: all."""
+    concept_choice: Literal["frequent", "random"] = "frequent"
+    """Which num_concepts are kept: the most frequent, or any, by concept_seed."""
+    concept_seed: int = 0
+    """Other seed, other choice of random concepts."""
     validation_fraction: float = 0.02
     """Share of the sentences held out as split "validation", chosen by hash."""
     num_groups: int = 0

@@ -174,7 +174,7 @@ def _table(_: None, config: DatasetConfig, tokenizer: Any, frequency: Iterable[C
     """The concept table, and the mentions that are dropped for want of company."""
     dropped: Counter[str] = Counter()
     mentions, told = (_by_key(counts) for counts in (frequency, descriptions))
-    kept = sentences.concept_ids(mentions, config.min_concept_count, dropped)
+    kept = sentences.concept_ids(mentions, config, dropped)
     return sentences.build_table(config, tokenizer, kept, told), dropped
 
 

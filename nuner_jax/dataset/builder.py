@@ -145,6 +145,8 @@ def check(config: DatasetConfig) -> None:
         raise InputError(f"row_length {config.row_length} is not between 8 and 32767")
     if config.mentions_per_row < 1:
         raise InputError(f"mentions_per_row {config.mentions_per_row} is below 1")
+    if config.num_concepts < 0:
+        raise InputError(f"num_concepts {config.num_concepts} is below 0")
     if not 0 <= config.validation_fraction < 1:
         raise InputError(f"validation_fraction {config.validation_fraction} is not in [0, 1)")
     positions = json.loads((resolve(config.tokenizer) / "config.json").read_text(encoding="utf8")).get("max_position_embeddings")

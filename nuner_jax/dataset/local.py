@@ -48,7 +48,7 @@ def build_locally(config: DatasetConfig, tokenizer: "PreTrainedTokenizerFast", f
         built.read.update(encoded.read)
         sentences = unique(encoded.sentences, built.dropped)
         frequency = Counter([concept for _, sentence in sentences for _, _, concept in sentence.mentions])
-        frequency = concept_ids(frequency, config.min_concept_count, built.dropped)
+        frequency = concept_ids(frequency, config, built.dropped)
         built.table = build_table(config, tokenizer, frequency, encoded.descriptions)
         built.sentences, built.mentions = len(sentences), frequency.total()
         built.tokens = sum([len(sentence.tokens) for _, sentence in sentences])

@@ -148,11 +148,20 @@ def unique(sentences: Iterable[Keyed], dropped: Counter[str]) -> list[Keyed]:
     return kept
 
 
-def concept_ids(frequency: Counter[str], min_count: int, dropped: Counter[str]) -> Counter[str]:
-    """The concepts that have at least min_count mentions; the mentions of the others are counted as dropped."""
-    kept = Counter({name: count for name, count in frequency.items() if count >= min_count})
+def concept_ids(frequency: Counter[str], config: DatasetConfig, dropped: Counter[str]) -> Counter[str]:
+    """The concepts that have at least min_concept_count mentions, num_concepts of them (0: all): the most frequent, ties by name, or
+    any, by a hash of concept_seed and name. The mentions of the others are counted as dropped."""
+    kept = Counter({name: count for name, count in frequency.items() if count >= config.min_concept_count})
     if lost := frequency.total() - kept.total():
         dropped["mention: concept below min_concept_count"] += lost
+    if config.num_concepts and len(kept) > config.num_concepts:
+        if config.concept_choice == "random":
+            order = sorted(kept, key=lambda name: hashlib.sha256(f"{config.concept_seed} {name}".encode()).digest())
+        else:
+            order = sorted(kept, key=lambda name: (-kept[name], name))
+        chosen = Counter({name: kept[name] for name in order[: config.num_concepts]})
+        dropped["mention: concept beyond num_concepts"] += kept.total() - chosen.total()
+        kept = chosen
     return kept
 
 
