@@ -1,6 +1,7 @@
 """The figures command: what it recognises, and that what is drawn is what the directories hold."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -150,3 +151,17 @@ def test_other_directories_are_refused(tmp_path, capsys, name, message):
         main([str(tmp_path / name), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_exported_model_gives_a_concept_map(tiny_encoder, tmp_path, capsys):
+    folder = tmp_path / "hf"
+    for place in (folder, folder / "concept_encoder"):
+        shutil.copytree(tiny_encoder, place)
+    about = {"logit": {"kind": "cosine", "scale": 10.0, "bias": -5.0}, "concept_encoder": "concept_encoder", "layers": [-1, -2]}
+    (folder / "nuner.json").write_text(json.dumps(about), encoding="utf8")
+    (tmp_path / "names.txt").write_text("city\ndish\nmovie\nfood\n", encoding="utf8")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(folder), "--concepts", str(tmp_path / "names.txt"), "--limit=3", "--out", str(tmp_path / "out")])
+    assert (stopped.value.code or 0) == 0
+    assert capsys.readouterr().out.endswith("concept_map_hf.png: concept map, 3 of 4 concepts\n")
+    assert (tmp_path / "out" / "concept_map_hf.pdf").stat().st_size > 1000

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Kind = Literal["dataset", "export", "results", "ablation"]
+FONT_SIZE = 5.5
+"""Points, of the names on a concept map a column wide."""
 KINDS = "a data set, an exported encoder, results of evaluate, an ablation"
 
 
@@ -67,6 +69,9 @@ def draw_all(config: FiguresConfig) -> Iterator[tuple[Path, str]]:
         yield save(frequency_figure(folders["dataset"]), out / "concept_frequency")[0], "concept frequency"
     for name, figure, what in few_shot_figures(folders["results"]):
         yield save(figure, out / name)[0], what
+    for folder in folders["export"]:
+        path = out / f"concept_map_{name_of(folder)}.png"
+        yield path, f"concept map, {concept_map(folder, config, path)}"
     for folder in folders["ablation"]:
         from nuner_jax.ablate.report import read_scores
         from nuner_jax.figures import ablation
@@ -99,3 +104,20 @@ def few_shot_figures(folders: Sequence[Path]) -> Iterator[tuple[str, "Figure", s
         yield "llm_comparison", few_shot.draw_llm(others), "fine-tuned encoders and LLMs"
     elif others:
         yield "finetune", few_shot.draw_llm(others), "fine-tuned encoders"
+
+
+def concept_map(folder: Path, config: FiguresConfig, path: Path) -> str:
+    """Draws the map of an exported model's concept embeddings as PNG and PDF; tells how many it shows. Raises InputError."""
+    from nuner_jax.concepts.embedding import embed, load_concept_encoder
+    from nuner_jax.concepts.names import read_concepts
+    from nuner_jax.concepts.picture import draw
+    from nuner_jax.concepts.projection import project
+    from nuner_jax.plotting import COLUMN_WIDTH
+
+    concepts, total = read_concepts(config.concepts, config.limit)
+    encoder, with_description = load_concept_encoder(str(folder))
+    points = project(embed(encoder, concepts, with_description))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in (path, path.with_suffix(".pdf")):
+        draw(points, [c.name for c in concepts], [c.frequency for c in concepts], file, COLUMN_WIDTH, FONT_SIZE)
+    return f"{len(concepts):,} of {total:,} concepts"
