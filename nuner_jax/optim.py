@@ -1,4 +1,4 @@
-"""The optimizer: AdamW with warm-up and decay, matrices decayed; what makes logits, at a rate of its own."""
+"""The optimizer: AdamW with warm-up and decay, matrices decayed; logit and classifier at rates of their own."""
 
 from collections.abc import Hashable
 
@@ -33,6 +33,7 @@ def optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformati
     groups: dict[Hashable, optax.GradientTransformation] = {
         "encoder": adamw(config.learning_rate, config.weight_decay),
         "logit": adamw(config.logit_learning_rate, 0.0),
+        "head": adamw(config.head_learning_rate, 0.0),
     }
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(*clip, optax.multi_transform(groups, group_of))
@@ -40,7 +41,8 @@ def optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformati
 
 def group_of(params: Params) -> Params:
     """The name of each parameter's group."""
-    return jax.tree.map_with_path(lambda path, _: "encoder" if path[0].key in ("text", "concept") else "logit", params)
+    names = {"text": "encoder", "concept": "encoder", "logit_scale": "logit", "logit_bias": "logit", "head": "head"}
+    return jax.tree.map_with_path(lambda path, _: names[path[0].key], params)
 
 
 def is_matrix(params: Params) -> Params:

@@ -68,7 +68,9 @@ class OptimConfig:
     learning_rate: float = 2e-4
     """Peak learning rate of the encoders."""
     logit_learning_rate: float = 1e-3
-    """Peak learning rate of logit scale and bias, or of the classifier."""
+    """Peak learning rate of logit scale and bias."""
+    head_learning_rate: float = 1e-2
+    """Peak learning rate of the classifier; a slow one leaves the encoder without gradient for the length of a short run."""
     warmup_fraction: float = 0.1
     """Share of the steps in which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
