@@ -90,9 +90,13 @@ def test_what_saves_memory_changes_no_number(dataset, tiny_encoder, plain, model
     assert_close(params, plain[1])
 
 
-def test_capped_negatives_are_those_of_the_next_shards(dataset, tiny_encoder):
+def test_capped_negatives_are_those_of_a_group_of_shards(dataset, tiny_encoder):
     full, *_ = one_step(dataset, tiny_encoder, devices=4)
-    capped, *_ = one_step(dataset, tiny_encoder, devices=4, model=ModelConfig(max_negatives=2 * CAPACITY.concepts))
+    two = ModelConfig(max_negatives=3 * CAPACITY.concepts)  # groups of three do not divide four shards
+    capped, params, _ = one_step(dataset, tiny_encoder, devices=4, model=two)
+    split, split_params, _ = one_step(dataset, tiny_encoder, devices=4, model=two, mesh=MeshConfig(data=2, fsdp=2))
+    np.testing.assert_allclose(split["loss"], capped["loss"], rtol=1e-5)
+    assert_close(split_params, params)
     own, *_ = one_step(dataset, tiny_encoder, devices=4, model=ModelConfig(max_negatives=1))
     assert own["concepts"] < capped["concepts"] < full["concepts"]
     assert own["loss"] < capped["loss"] < full["loss"]

@@ -1,8 +1,8 @@
 """The text encoder and the concept encoder side by side, and the loss of a global batch.
 
 The batch comes in S equal shards, one a device (of the mesh axes data and fsdp), each with the concepts of its own rows. Every token is
-scored against the concepts of all shards, or of as many as the cap on negatives allows: those of its own shard and of the next ones.
-Rows are shuffled, so neighbours are a random sample, and the cost a device does not grow with the number of devices.
+scored against the concepts of all shards, or of as many as the cap on negatives allows: those of the group that its shard is in.
+Rows are shuffled, so a group is a random sample, and the cost a device does not grow with the number of devices.
 """
 
 from collections.abc import Callable
@@ -145,17 +145,12 @@ class TwoTower(TextTower):
         return jax.tree.map(lambda x: x[None], sums)
 
     def _visible(self, slots: int) -> Callable[[jax.Array], jax.Array]:
-        """A shard's [C, ...] -> those of the k shards that its tokens are scored against, [k * C, ...]; inside shard_map."""
+        """A shard's [C, ...] -> those of the k shards of its group, [k * C, ...]; inside shard_map. One collective, whatever k is."""
         S = self.num_shards
         k = max(1, self.config.max_negatives // slots) if self.config.max_negatives else S
-        if k >= S:
-            return lambda x: jax.lax.all_gather(x, SHARDED, tiled=True)
-
-        def neighbours(x: jax.Array) -> jax.Array:
-            shifts = [[(source, (source - i) % S) for source in range(S)] for i in range(1, k)]
-            return jnp.concatenate([x, *(jax.lax.ppermute(x, SHARDED, shift) for shift in shifts)])
-
-        return neighbours
+        k = max(size for size in range(1, min(k, S) + 1) if S % size == 0)  # groups of one size, side by side on the torus
+        groups = [list(range(first, first + k)) for first in range(0, S, k)] if k < S else None
+        return lambda x: jax.lax.all_gather(x, SHARDED, tiled=True, axis_index_groups=groups)
 
 
 def unit(x: jax.Array) -> jax.Array:
