@@ -14,10 +14,10 @@ import statistics
 import tempfile
 import time
 
-from nuner_jax.cli import Strs
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.loader import Batches, PackedDataset, prefetched
+from nuner_jax.lists import Strs
 
 
 def main() -> None:

@@ -20,57 +20,15 @@ import yaml
 from jsonargparse.typing import register_type
 
 from nuner_jax.errors import InputError, NunerError
+from nuner_jax.lists import Floats, Ints, Strs, to_floats, to_ints, to_strs
 
 Config = TypeVar("Config")
 PLACES = ("workdir", "data.path", "init_from", "input", "out", "results")  # paths of the file system, unlike corpus.path
 
 
-class Ints(tuple[int, ...]):
-    """A comma-separated list of integers on the command line, a list in YAML."""
-
-
-class Floats(tuple[float, ...]):
-    """A comma-separated list of numbers on the command line, a list in YAML."""
-
-
-class Strs(tuple[str, ...]):
-    """Several values after one flag (`--input A B`) on the command line, a list in YAML."""
-
-
-def _to_ints(value: Any) -> Ints:
-    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    parts = [parts] if isinstance(parts, int) else parts
-    try:
-        if any(isinstance(part, (bool, float)) for part in parts):
-            raise ValueError
-        return Ints(int(part) for part in parts)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected comma-separated integers, got {value!r}") from None
-
-
-def _to_floats(value: Any) -> Floats:
-    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    parts = [parts] if isinstance(parts, (int, float)) else parts
-    try:
-        numbers = Floats(float(part) for part in parts)
-        if any(isinstance(part, bool) for part in parts) or not all(map(math.isfinite, numbers)):
-            raise ValueError
-        return numbers
-    except (TypeError, ValueError):
-        raise ValueError(f"expected comma-separated numbers, got {value!r}") from None
-
-
-def _to_strs(value: Any) -> Strs:
-    if isinstance(value, str):
-        value = json.loads(value) if value.startswith("[") else [value]
-    if not isinstance(value, (list, tuple)) or any(isinstance(v, (dict, list)) for v in value):
-        raise ValueError(f"expected a list of texts, got {value!r}")
-    return Strs(str(v) for v in value)
-
-
-register_type(Ints, serializer=list, deserializer=_to_ints)
-register_type(Floats, serializer=list, deserializer=_to_floats)
-register_type(Strs, serializer=list, deserializer=_to_strs)
+register_type(Ints, serializer=list, deserializer=to_ints)
+register_type(Floats, serializer=list, deserializer=to_floats)
+register_type(Strs, serializer=list, deserializer=to_strs)
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 

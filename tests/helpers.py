@@ -64,9 +64,9 @@ def write_mentions(path, count=120, seed=0):
 
 def make_dataset(folder, encoder, count=200, seed=0):
     """A packed data set of rows of 32 tokens made of `write_mentions`; returns its data_dir."""
-    from nuner_jax.cli import Strs
     from nuner_jax.config import DatasetConfig
     from nuner_jax.dataset.builder import build
+    from nuner_jax.lists import Strs
 
     folder.mkdir(parents=True, exist_ok=True)
     text = write_mentions(folder / "a.jsonl", count, seed)

@@ -59,9 +59,9 @@ def refused(command):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_encoder):
     """A data set, a finished run of two steps, and a task, all tiny; treated as read-only."""
-    from nuner_jax.cli import Strs
     from nuner_jax.config import DataConfig, DatasetConfig, TrainConfig
     from nuner_jax.dataset.builder import build
+    from nuner_jax.lists import Strs
     from nuner_jax.train import train
 
     folder = tmp_path_factory.mktemp("world")

@@ -14,10 +14,10 @@ import pytest
 from helpers import write_json_lines, write_mentions
 
 from nuner_jax import cli, files
-from nuner_jax.cli import Strs
 from nuner_jax.config import DatasetConfig, recipes
 from nuner_jax.dataset.builder import build, build_remotely, uploaded
 from nuner_jax.errors import InputError
+from nuner_jax.lists import Strs
 
 CLONE = Path(__file__).parents[1]
 
@@ -114,7 +114,7 @@ def test_what_is_uploaded_replaces_the_earlier_whole_or_not_at_all(memory):
 REMOTE = """
 import sys
 import fsspec
-from nuner_jax.cli import Strs
+from nuner_jax.lists import Strs
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset.builder import build_remotely
 source, tokenizer, out = sys.argv[1:]

@@ -7,11 +7,11 @@ import signal
 import pytest
 from helpers import write_mentions
 
-from nuner_jax.cli import Strs
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.loader import PackedDataset
 from nuner_jax.errors import InputError
+from nuner_jax.lists import Strs
 
 TEXT = "alpha beta gamma"
 

@@ -11,8 +11,8 @@ import yaml
 
 from nuner_jax import __main__ as nuner
 from nuner_jax import cli, config
-from nuner_jax.cli import Ints, Strs
 from nuner_jax.errors import DoesNotFitError, InputError, Preempted
+from nuner_jax.lists import Ints, Strs
 
 CLASSES: dict[str, Any] = {
     "annotate": config.AnnotateConfig,

@@ -7,12 +7,12 @@ from importlib import resources
 
 import pytest
 
-from nuner_jax.cli import Strs
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.importers import read_any
 from nuner_jax.demo import REPLIES
 from nuner_jax.evaluate.tasks import BUNDLED, load_task
+from nuner_jax.lists import Strs
 
 CARD = (resources.files("nuner_jax.demo") / "DATA_CARD.md").read_text(encoding="utf8")
 NUMBERS = [int(n.replace(",", "")) for n in re.findall(r"\b\d[\d,]*\b", CARD)]

@@ -30,7 +30,20 @@ PLACES = {
 STAGES = ["annotate", "dataset", "train", "export", "evaluate"]
 # A later stage's module that an earlier stage may use all the same: the few-shot probe of the training loop.
 EXCEPTIONS = {("train", "nuner_jax.evaluate.probe")}
-FOUNDATION = ["errors", "cli", "config", "schema", "pretrained", "tracking", "model", "optim", "parallel", "checkpoint"]
+FOUNDATION = [
+    "errors",
+    "lists",
+    "cli",
+    "memory",
+    "config",
+    "schema",
+    "pretrained",
+    "tracking",
+    "model",
+    "optim",
+    "parallel",
+    "checkpoint",
+]
 
 
 def imported(path: Path) -> set[str]:

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuner_jax import cli
-from nuner_jax.cli import Floats, Strs
 from nuner_jax.config import DatasetConfig, TrainConfig
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.concepts import Concept
 from nuner_jax.dataset.loader import Batches, PackedDataset
 from nuner_jax.dataset.mixture import merge_concepts, open_data, quotas
 from nuner_jax.errors import InputError
+from nuner_jax.lists import Floats, Strs
 
 
 def corpus(path, tag, count):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nuner_jax import __version__, cli
-from nuner_jax.cli import Strs
 from nuner_jax.config import AblateConfig, CutConfig, DatasetConfig, EvaluateConfig, ExportConfig, TrainConfig, recipes
 from nuner_jax.errors import InputError
+from nuner_jax.lists import Strs
 from nuner_jax.run import FREE, LENGTH, flat
 
 CLASSES: dict[str, Any] = {"dataset": DatasetConfig, "train": TrainConfig, "evaluate": EvaluateConfig}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nuner_jax.cli import Ints, Strs
+from nuner_jax.lists import Ints, Strs
 
 Published = Literal["none", "text_source", "concept_diversity", "data_size", "model_size"]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nuner_jax.cli import Strs
+from nuner_jax.lists import Strs
 
 
 @dataclass(frozen=True)

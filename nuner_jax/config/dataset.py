@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nuner_jax.cli import Strs
 from nuner_jax.config.recipes import Recipe
+from nuner_jax.lists import Strs
 
 
 @dataclass(frozen=True)

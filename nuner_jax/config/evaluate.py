@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nuner_jax.cli import Ints, Strs
 from nuner_jax.config.annotate import BudgetConfig, ServerConfig
 from nuner_jax.config.recipes import Recipe
+from nuner_jax.lists import Ints, Strs
 
 Labels = Literal["io", "iob2"]
 Sampling = Literal["k_to_2k", "exact_k", "words"]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nuner_jax.cli import Ints, Strs
 from nuner_jax.config.evaluate import FinetuneConfig, HeadConfig
+from nuner_jax.lists import Ints, Strs
 
 
 @dataclass(frozen=True)

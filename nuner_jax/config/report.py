@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nuner_jax.cli import Strs
+from nuner_jax.lists import Strs
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from nuner_jax import files
-from nuner_jax.cli import Strs
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records
 from nuner_jax.dataset.manifest import build_manifest, describe_input, save_manifest
@@ -22,6 +21,7 @@ from nuner_jax.dataset.sentences import Built
 from nuner_jax.dataset.summary import write_summary
 from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
+from nuner_jax.lists import Strs
 from nuner_jax.pretrained import load_tokenizer, resolve
 
 

@@ -50,7 +50,7 @@ def find(runs: Sequence[str]) -> list[tuple[Path, Kind]]:
             raise InputError(f"{name}: no such directory")
         places = [folder] if kind_of(folder) else sorted(path for path in folder.iterdir() if path.is_dir())
         kinds = {path: kind_of(path) for path in places}
-        new = [(path, kind) for path, kind in kinds.items() if kind is not None]
+        new: list[tuple[Path, Kind]] = [(path, kind) for path, kind in kinds.items() if kind is not None]
         if not new:
             raise InputError(f"{name}: neither holds nor is what figures are made of ({KINDS})")
         found += new
