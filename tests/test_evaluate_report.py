@@ -73,6 +73,15 @@ def test_markdown_gives_mean_deviation_and_paired_gain(rows):
     assert text.index("### Average of 2 tasks") < text.index("### one")
 
 
+def test_types_with_too_few_mentions_are_named_not_silently_met(rows):
+    short = [{**r, "support_mentions": {"rare": min(r["k"], 2), "common": r["k"]}} for r in rows]
+    for text in (markdown_report(short), html.page(short, [], plots=False)):
+        assert "one, k=4: rare has 2" in text
+        assert "k=1: rare" not in text
+        assert ": common has" not in text
+    assert "fewer than k" not in markdown_report(rows)
+
+
 def test_latex_is_balanced_escaped_and_bold_at_the_best(rows):
     table = tables.make_table(
         Summary([{**r, "task": "50%_set"} for r in rows if r["task"] == "one"], "token_macro_f1"), "50%_set"

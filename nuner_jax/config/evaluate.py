@@ -96,7 +96,7 @@ class EvaluateConfig:
     samples: str = ""
     """JSON lines of {"task", "k", "seed", "indices"} to use in place of drawing samples."""
     cache: str = ""
-    """Where features are kept between runs; empty: OUT/features; none: nowhere."""
+    """Where features and compiled programs are kept between runs; empty: OUT/features; none: nowhere."""
     expected: dict[str, dict[int, float]] = field(default_factory=dict)
     """System -> k -> published points of expected_metric, mean of the tasks; printed beside what was measured."""
     expected_metric: str = "token_macro_f1"

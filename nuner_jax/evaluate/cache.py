@@ -1,4 +1,4 @@
-"""Word features of sentences, computed once: held in memory, and on disk by (encoder hash, data hash, layers)."""
+"""What is computed once: word features of sentences, in memory and on disk by (encoder hash, data hash, layers); XLA programs."""
 
 import hashlib
 import os
@@ -8,10 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from nuner_jax.config import EvaluateConfig
 from nuner_jax.evaluate.encoders import NamedEncoder
 from nuner_jax.evaluate.tasks import Split, Task
 
 Progress = Callable[[int], Any]
+
+
+def cache_folder(config: EvaluateConfig) -> Path | None:
+    """Where a run keeps what it has computed; None: nowhere."""
+    return {"": Path(config.out) / "features", "none": None}.get(config.cache, Path(config.cache))
+
+
+def keep_programs(folder: Path) -> None:
+    """Lets JAX keep compiled programs in the folder, and find them there; a cache that is set already stays as it is."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)  # those of a small head count too: there are many
 
 
 class FeatureStore:

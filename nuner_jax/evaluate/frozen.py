@@ -1,11 +1,9 @@
 """Protocol "frozen": features once a sentence, all heads of a task fitted together."""
 
-from pathlib import Path
-
 import numpy as np
 
 from nuner_jax.config import EvaluateConfig
-from nuner_jax.evaluate.cache import FeatureStore
+from nuner_jax.evaluate.cache import FeatureStore, cache_folder
 from nuner_jax.evaluate.encoders import NamedEncoder
 from nuner_jax.evaluate.progress import Progress
 from nuner_jax.evaluate.samples import Cell, Samples
@@ -17,7 +15,7 @@ def predict(config: EvaluateConfig, encoder: NamedEncoder, task: Task, samples: 
     from nuner_jax.evaluate import heads
 
     layers = encoder.layers(config.layers)
-    folder = {"": Path(config.out) / "features", "none": None}.get(config.cache, Path(config.cache))
+    folder = cache_folder(config)
     train = FeatureStore(encoder, task, task.train, layers, folder)
     test = FeatureStore(encoder, task, task.test, layers, folder)
     wanted = sorted({i for indices in samples.values() for i in indices})

@@ -11,6 +11,7 @@ from nuner_jax import cli
 from nuner_jax.config import EvaluateConfig
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate import metrics
+from nuner_jax.evaluate.cache import cache_folder, keep_programs
 from nuner_jax.evaluate.encoders import NamedEncoder
 from nuner_jax.evaluate.k_shot import shortfall
 from nuner_jax.evaluate.results import Results, Row
@@ -31,6 +32,9 @@ def run(config: EvaluateConfig) -> Results:
             raise InputError(f"{what} name {twice[0]!r} is given twice; use NAME=...")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder(config)
+    if folder is not None:
+        keep_programs(folder / "programs")
     results = Results(out)
     stored = read_samples(config.samples)
     samples = {task.name: draw(task, config, stored) for task in tasks}

@@ -15,6 +15,7 @@ from nuner_jax.evaluate.tables import (
     k_name,
     make_table,
     panels,
+    rare_types,
     score_text,
     type_tables,
     unseen_table,
@@ -25,7 +26,7 @@ STYLE = resources.files("nuner_jax.evaluate").joinpath("report.css")
 
 def page(rows: Sequence[Row], examples: Sequence[dict[str, Any]], plots: bool) -> str:
     """The whole page."""
-    from nuner_jax.evaluate.report import METRICS, MORE_METRICS, reading
+    from nuner_jax.evaluate.report import METRICS, MORE_METRICS, RARE, reading
 
     links = [("scores", "Scores"), ("more", "More scores"), ("types", "By type"), ("unseen", "Unseen"), ("examples", "Examples")]
     links.append(("origin", "Origin"))
@@ -42,6 +43,8 @@ def page(rows: Sequence[Row], examples: Sequence[dict[str, Any]], plots: bool) -
         parts.append(f"<details><summary>{escape(title)}</summary>{tables(Summary(rows, metric))}</details>")
     parts.append(f'<h2 id="types">By type</h2>{type_section(rows)}')
     parts.append(f'<h2 id="unseen">Test mentions unseen in the support set</h2>{plain(unseen_table(rows))}')
+    rare = "".join(f"<li>{escape(line)}</li>" for line in rare_types(rows))
+    parts.append(f"<h3>{RARE}</h3><ul>{rare}</ul>" if rare else "")
     parts.append(f'<h2 id="examples">Examples</h2>{example_section(examples)}')
     parts.append(f'<h2 id="origin">Origin of the numbers</h2>{origin(rows)}')
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Few-shot evaluation</title>'

@@ -8,7 +8,7 @@ from pathlib import Path
 from nuner_jax.evaluate.examples import read_examples
 from nuner_jax.evaluate.results import Row, read_rows
 from nuner_jax.evaluate.summary import Summary
-from nuner_jax.evaluate.tables import INTERVAL, k_axis, latex, make_table, markdown, panels, type_tables, unseen_table
+from nuner_jax.evaluate.tables import INTERVAL, k_axis, latex, make_table, markdown, panels, rare_types, type_tables, unseen_table
 
 METRICS = {
     "token_macro_f1": "Token F1, macro average over types",
@@ -24,6 +24,7 @@ FIGURES = {
     "entity_micro_f1": ("curves-entity", "entity F1, micro (points)"),
 }
 """Metric -> file and axis label."""
+RARE = "Types with fewer than k mentions to learn from"
 
 
 def reading(rows: Sequence[Row]) -> str:
@@ -53,6 +54,9 @@ def markdown_report(rows: Sequence[Row], figures: Sequence[str] = ()) -> str:
     unseen = unseen_table(rows)
     if len(unseen) > 1:
         parts += ["## Test mentions unseen in the support set", "", markdown(unseen), ""]
+    rare = rare_types(rows)
+    if rare:
+        parts += [f"## {RARE}", "", *(f"- {line}" for line in rare), ""]
     return "\n".join(parts)
 
 

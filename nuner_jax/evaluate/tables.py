@@ -103,6 +103,17 @@ def unseen_table(rows: Sequence[Row]) -> Cells:
     return [["task", *map(k_name, ks)], *body]
 
 
+def rare_types(rows: Sequence[Row]) -> list[str]:
+    """A line for each (task, k, type) whose support sets all hold fewer than k mentions: train has no more."""
+    counts: dict[tuple[str, int, str], int] = {}
+    for row in rows:
+        if row.get("sampling") != "words":  # there k counts words
+            for kind, count in row.get("support_mentions", {}).items():
+                place = row["task"], row["k"], kind
+                counts[place] = max(count, counts.get(place, 0))
+    return [f"{task}, k={k}: {kind} has {n}" for (task, k, kind), n in sorted(counts.items()) if n < k]
+
+
 def panels(summary: Summary) -> list[str]:
     """The tasks to show, the average first."""
     return ([AVERAGE] if len(summary.tasks) > 1 else []) + summary.tasks
