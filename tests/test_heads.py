@@ -10,6 +10,8 @@ from nuner_jax.config import HeadConfig
 from nuner_jax.evaluate import heads
 from nuner_jax.evaluate.heads import Support
 
+KINDS = ["linear", "prototype", "shrunken_prototype", "prototype_linear"]
+
 
 def support(n, width=24, classes=4, seed=0):
     rng = np.random.default_rng(seed)
@@ -59,7 +61,7 @@ def test_programs_are_few():
     assert heads.fit._cache_size() - before == 2  # two lengths, one number of classes
 
 
-@pytest.mark.parametrize("kind", ["linear", "prototype", "prototype_linear"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_head_learns_separable_classes(kind):
     test = support(400, seed=5)
     fitted = heads.fit_all([support(80)], 4, HeadConfig(kind=kind))
@@ -75,7 +77,7 @@ def test_prototype_head_is_the_nearest_class_mean_of_standardised_features():
     np.testing.assert_array_equal(heads.predict(fitted, test)[0], distance.argmin(1))
 
 
-@pytest.mark.parametrize("kind", ["prototype", "prototype_linear", "linear"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_class_without_a_word_is_not_predicted(kind):
     fitted = heads.fit_all([support(60)], 6, HeadConfig(kind=kind))
     assert heads.predict(fitted, support(200, seed=3).features).max() < 4
@@ -90,3 +92,30 @@ def test_balanced_weights_raise_the_recall_of_a_rare_class():
     balanced = dataclasses.replace(plain, class_weight="balanced")
     recall = [heads.predict(heads.fit_all([Support(features, labels)], 2, c), test).mean() for c in (plain, balanced)]
     assert recall[1] > recall[0]
+
+
+def test_shrunken_prototypes_by_their_formula():
+    rng = np.random.default_rng(0)
+    y = np.array([0] * 20 + [1, 1, 2] + [3] * 5)
+    x = (rng.normal(size=(len(y), 50)) + y[:, None]).astype(np.float32)
+    fitted = heads.fit_all([Support(x, y)], 4, HeadConfig(kind="shrunken_prototype"))
+    z = (x - x.mean(0)) / (x.std(0, ddof=1) + 1e-5)
+    count = np.bincount(y)
+    means = np.stack([z[y == c].mean(0) for c in range(4)])
+    within = np.square(z - means[y]).sum() / (len(y) - 4) / 50
+    between = np.maximum(1e-3, np.square(means).mean(1) - within / count).mean()
+    means *= (between / (between + within / count))[:, None]
+    expected = z @ means.T - np.square(means).sum(1) / 2 + 50 / 100 * within * np.log(count / len(y))
+    np.testing.assert_allclose(x @ fitted.weight[0].T + fitted.bias[0], expected, atol=1e-3)
+
+
+def test_rare_and_even_classes():
+    rng = np.random.default_rng(1)
+    y = np.array([0] * 60 + [1] * 3)
+    x = rng.normal(size=(len(y), 40)).astype(np.float32) + 0.3 * y[:, None]
+    test = rng.normal(size=(400, 40)).astype(np.float32) + 0.15  # half way
+    share = {}
+    for weight in ("none", "balanced"):
+        fitted = heads.fit_all([Support(x, y)], 2, HeadConfig(kind="shrunken_prototype", class_weight=weight))
+        share[weight] = heads.predict(fitted, test)[0].mean()
+    assert share["none"] < share["balanced"]

@@ -16,8 +16,9 @@ TaskReader = Literal["auto", "columns", "brackets", "gliner", "hf", "tfds"]
 class HeadConfig:
     """How a few-shot head is fitted on the support set."""
 
-    kind: Literal["linear", "prototype", "prototype_linear"] = "linear"
-    """linear: softmax regression; prototype: nearest class mean; prototype_linear: softmax regression from the class means."""
+    kind: Literal["linear", "prototype", "shrunken_prototype", "prototype_linear"] = "linear"
+    """linear: softmax regression; prototype: nearest class mean; shrunken_prototype: the same, means of few words drawn to the mean of
+    all, frequent classes likelier; prototype_linear: softmax regression from the class means."""
     learning_rate: float = 1e-2
     """AdamW on all words of the support set at once."""
     weight_decay: float = 1e-2
@@ -25,7 +26,7 @@ class HeadConfig:
     num_steps: int = 300
     """Steps of AdamW."""
     class_weight: Literal["none", "balanced"] = "none"
-    """balanced: each class weighs the same in the loss, however many words it has."""
+    """balanced: each class weighs the same, however many words it has."""
 
 
 @dataclass(frozen=True)
