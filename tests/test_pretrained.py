@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -117,3 +119,23 @@ def test_a_cased_vocabulary_that_its_tokenizer_would_lower_case_is_refused(tmp_p
         load_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert load_tokenizer(str(tmp_path)).tokenize("BRCA genes") == ["BRCA", "gene", "##s"]
+
+
+@pytest.mark.parametrize("name", ["minilm", "tiny"])
+def test_the_tokenizer_is_the_one_that_transformers_chooses(folder, name):
+    from transformers import AutoTokenizer
+
+    place = str(resolve("minilm")) if name == "minilm" else str(folder)
+    expected, found = AutoTokenizer.from_pretrained(place, add_prefix_space=True), load_tokenizer(place)
+    assert type(found) is type(expected)
+    assert found.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
+    assert found.special_tokens_map == expected.special_tokens_map
+
+
+def test_to_load_a_tokenizer_takes_no_deep_learning_framework(folder):
+    code = (
+        "import sys; from nuner_jax.pretrained import load_tokenizer; load_tokenizer(sys.argv[1]); print('torch' in sys.modules)"
+    )
+    for place in (str(resolve("minilm")), str(folder)):
+        done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False"

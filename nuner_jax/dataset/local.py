@@ -1,5 +1,6 @@
 """The dataset stage on the cores of one machine."""
 
+import gc
 import multiprocessing
 import os
 from collections import Counter, deque
@@ -40,7 +41,7 @@ def build_locally(config: DatasetConfig, tokenizer: "PreTrainedTokenizerFast", f
     """Writes the shards on config.num_workers processes (0: one a core). Raises InputError for input that is broken."""
     built = Built()
     chunks = read_chunks(config, config.input, built.dropped, built.read)
-    with processes(config, tokenizer, chunks) as (pool, chunks):
+    with no_search_for_cycles(), processes(config, tokenizer, chunks) as (pool, chunks):
         encoded = Encoded()
         for result in run(pool, _encode, chunks):
             encoded.add(result)
@@ -64,6 +65,23 @@ def build_locally(config: DatasetConfig, tokenizer: "PreTrainedTokenizerFast", f
 # What a process keeps between its jobs.
 _config: DatasetConfig
 _tokenizer: TextTokenizer
+
+
+@contextmanager
+def no_search_for_cycles() -> Iterator[None]:
+    """The garbage collector off: among millions of small objects that hold each other in no circle it costs a third of the time."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+def _start_worker(config: DatasetConfig, backend: Any) -> None:
+    gc.disable()
+    _start(config, backend)
 
 
 def _start(config: DatasetConfig, backend: Any) -> None:
@@ -95,7 +113,7 @@ def processes(
         _start(config, backend)
         yield None, chunks
     else:
-        with multiprocessing.get_context("spawn").Pool(workers, _start, (config, backend)) as pool:
+        with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (config, backend)) as pool:
             yield pool, chunks
 
 

@@ -4,6 +4,7 @@ Most words of a corpus have been seen before, so words are tokenised once and lo
 tokenizer gives for the whole text wherever it splits at blanks anyway; whatever could be otherwise goes through the tokenizer whole.
 """
 
+import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -22,7 +23,8 @@ MAX_WORDS = 500_000
 """Words that are remembered; then memory starts anew."""
 
 Offsets = Sequence[tuple[int, int]]  # the characters of each token; empty where a token has none
-Word = tuple[Sequence[int], Offsets]  # token ids, and their characters within the word
+Word = tuple[Sequence[int], Offsets, bool]
+"""Token ids, their characters within the word, and whether the first and the last token reach the word's ends."""
 
 
 class TextTokenizer:
@@ -36,7 +38,8 @@ class TextTokenizer:
         text = [i for i, special in enumerate(example.special_tokens_mask) if not special]
         self.prefix, self.suffix = example.ids[: text[0]], example.ids[text[-1] + 1 :]
         self.by_words = splits_at_blanks(backend)
-        self.added = [token.content for token in backend.get_added_tokens_decoder().values()]
+        added = [re.escape(token.content) for token in backend.get_added_tokens_decoder().values()]
+        self.added = re.compile("|".join(added) or r"(?!)").search
         self.words: dict[str, Word | None] = {"": None}  # None: a text that has this word is not taken apart
 
     def __call__(
@@ -73,28 +76,48 @@ class TextTokenizer:
             if len(ids) == len(prefix) + len(suffix) or len(ids) > max_length:
                 result.append(None)
                 continue
-            spans: list[tuple[int, int, str]] = []
-            if record.mentions:
-                starts = list(accumulate([len(text) + 1 for text in texts], initial=0))
-                tokens = list(accumulate([len(word[0]) for word in words], initial=len(prefix)))
-                for m in record.mentions:
-                    where = locate(m.start, m.end, words, starts, tokens)
-                    if where is None:
-                        counts["mention: no token"] += 1
-                    else:
-                        spans.append((*where, m.concept))
+            spans = self._spans(record, texts, words, counts) if record.mentions else ()
             result.append(TokenSpans(array("i", ids), fit(spans, max_mentions, counts)))
         return result
+
+    def _spans(
+        self, record: AnnotatedText, texts: Sequence[str], words: Sequence[Word], counts: Counter[str]
+    ) -> list[tuple[int, int, str]]:
+        """The mentions as tokens of the joined words."""
+        text, starts = record.text, None
+        tokens = list(accumulate([len(word[0]) for word in words], initial=len(self.prefix)))
+        spans: list[tuple[int, int, str]] = []
+        for m in record.mentions:
+            start, end = m.start, m.end
+            first, last = text.count(" ", 0, start), text.count(" ", 0, end)
+            if (
+                (not start or text[start - 1] == " ")
+                and (end == len(text) or text[end] == " ")
+                and words[first][2]
+                and words[last][2]
+                and start < end
+            ):
+                spans.append((tokens[first], tokens[last + 1] - 1, m.concept))  # whole words, as most mentions are
+                continue
+            starts = starts or list(accumulate([len(word) + 1 for word in texts], initial=0))
+            where = locate(start, end, words, starts, tokens)
+            if where is None:
+                counts["mention: no token"] += 1
+            else:
+                spans.append((*where, m.concept))
+        return spans
 
     def learn(self, words: set[str]) -> None:
         """Remembers the tokens of words that are new."""
         if len(self.words) + len(words) > MAX_WORDS:
             self.words = {"": None}
         new = words.difference(self.words)
-        plain = [w for w in new if not any(map(str.isspace, w)) and not any(token in w for token in self.added)]
+        plain = [word for word in new if word.split() == [word] and not self.added(word)]
         self.words.update(dict.fromkeys(new))
         for word, encoding in zip(plain, self.backend.encode_batch(plain, add_special_tokens=False), strict=True):
-            self.words[word] = (tuple(encoding.ids), tuple(encoding.offsets))
+            ids, offsets = encoding.ids, encoding.offsets
+            to_the_ends = bool(ids) and offsets[0][0] == 0 < offsets[0][1] and offsets[-1][0] < offsets[-1][1] == len(word)
+            self.words[word] = (ids, offsets, to_the_ends)
 
 
 def splits_at_blanks(backend: "Tokenizer") -> bool:
@@ -118,17 +141,13 @@ def locate(start: int, end: int, words: Sequence[Word], starts: Sequence[int], t
 
     `starts` and `tokens` are the first character and the first token of each word.
     """
-    n = bisect_right(starts, start) - 1
-    if starts[n] == start and words[n][1] and words[n][1][0][0] == 0 < words[n][1][0][1]:
-        first = tokens[n]  # as most mentions begin: with a word
-    else:
-        first = _first(start, end, words, starts, tokens, n)
+    first = _first(start, end, words, starts, tokens)
     last = _last(start, end, words, starts, tokens)
     return None if first is None or last is None else (first, last)
 
 
-def _first(start: int, end: int, words: Sequence[Word], starts: Sequence[int], tokens: Sequence[int], n: int) -> int | None:
-    for word in range(n, len(words)):
+def _first(start: int, end: int, words: Sequence[Word], starts: Sequence[int], tokens: Sequence[int]) -> int | None:
+    for word in range(bisect_right(starts, start) - 1, len(words)):
         origin = starts[word]
         if origin >= end:
             return None
@@ -178,7 +197,7 @@ def tokenize_whole(
     offsets = [(0, 0) if skip else span for skip, span in zip(special, encoding.offsets, strict=True)]
     spans: list[tuple[int, int, str]] = []
     for m in record.mentions:
-        where = locate(m.start, m.end, [(ids, offsets)], [0], [0]) if m.end <= limit else None
+        where = locate(m.start, m.end, [(ids, offsets, False)], [0], [0]) if m.end <= limit else None
         if where is not None:
             spans.append((*where, m.concept))
         else:
