@@ -344,3 +344,14 @@ def test_help_explains_the_fields_and_loads_nothing_heavy():
     code += "print([m for m in ('openai', 'jax', 'tensorflow', 'syntok', 'transformers') if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.splitlines()[-1] == "[]"
+
+
+def test_help_tells_of_the_other_commands(capsys):
+    from nuner_jax.annotate.__main__ import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert not end.value.code
+    told = " ".join(capsys.readouterr().out.split())
+    assert "`annotate parse`" in told
+    assert "submit|poll|merge|files" in told

@@ -59,7 +59,8 @@ class ServerConfig:
     max_tries: int = 20
     """Sendings of one request that meet errors (429, 5xx, time-outs, broken connections) before it is left to the next run."""
     max_bad_replies: int = 8
-    """Replies of one request that are empty, garbled, oversized or cut before the best of them is kept."""
+    """Replies of one request that are empty, garbled, oversized or cut before the best of them is kept. Each is paid: a server that
+    garbles at random needs several, for a model that always does so a lower number saves money."""
     price_in: float | None = None
     """Dollars per million input tokens; none: from the table of genai-prices."""
     price_out: float | None = None
@@ -102,7 +103,11 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class AnnotateConfig:
-    """Text to annotated sentences: an LLM labels every sentence with open concepts; a ledger keeps every paid reply."""
+    """Text to annotated sentences: an LLM labels every sentence with open concepts; a ledger keeps every paid reply.
+
+    Also `annotate parse` (the annotations anew from stored replies, at no price) and `annotate batch submit|poll|merge|files` (the Batch
+    API, or files for an offline runner), with the same options.
+    """
 
     corpus: CorpusConfig = CorpusConfig()
     llm: LlmConfig = LlmConfig()
