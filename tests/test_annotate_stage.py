@@ -347,6 +347,8 @@ def test_help_explains_the_fields_and_loads_nothing_heavy():
 
 
 def test_help_tells_of_the_other_commands(capsys):
+    from nuner_jax.annotate.__main__ import main
+
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert not end.value.code

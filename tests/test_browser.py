@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect, sync_playwright
 from test_serve import Finder, running
 
 from nuner_jax.concepts.page import page, write_page
@@ -17,8 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason=f"nee
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         yield chromium
@@ -56,13 +55,13 @@ def test_text_and_labels_give_highlighted_entities(tab, address):
     assert tab.locator("tbody tr").count() == 3
     tab.fill("#labels", "fork")
     tab.press("#labels", "Enter")
-    tab.wait_for_function("document.querySelector('#result').textContent === 'No entities found'")
+    expect(tab.locator("#result")).to_have_text("No entities found")  # its policy forbids what wait_for_function does
     assert tab.locator("mark").count() == 0
 
 
 def test_wrong_input_is_told_beside_the_form_and_the_field_gets_the_focus(tab, address):
     tab.goto(address)
-    tab.wait_for_function("document.querySelector('#model').textContent === 'Model: finder'")
+    expect(tab.locator("#model")).to_have_text("Model: finder")
     focus = "document.activeElement.id"
     for field, text, said in (
         ("text", "", "Type a text first."),
