@@ -71,7 +71,7 @@ def inside() -> None:
     """Runs the reference in this process, unchanged; notes the seconds that its heads take, and the score of every cell."""
     del sys.argv[1]
     sys.path.insert(0, str(REFERENCE))
-    fewshot_torch = importlib.import_module("fewshot_torch")
+    fewshot_torch: Any = importlib.import_module("fewshot_torch")
 
     seconds, scores = [], []
 

@@ -24,7 +24,7 @@ def keep_programs(folder: Path) -> None:
     """Lets JAX keep compiled programs in the folder, and find them there; a cache that is set already stays as it is."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)  # those of a small head count too: there are many
 

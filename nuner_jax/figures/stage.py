@@ -49,11 +49,12 @@ def find(runs: Sequence[str]) -> list[tuple[Path, Kind]]:
         if not folder.is_dir():
             raise InputError(f"{name}: no such directory")
         places = [folder] if kind_of(folder) else sorted(path for path in folder.iterdir() if path.is_dir())
-        kinds = {path: kind_of(path) for path in places}
-        new: list[tuple[Path, Kind]] = [(path, kind) for path, kind in kinds.items() if kind is not None]
-        if not new:
+        before = len(found)
+        for path in places:
+            if kind := kind_of(path):
+                found.append((path, kind))
+        if len(found) == before:
             raise InputError(f"{name}: neither holds nor is what figures are made of ({KINDS})")
-        found += new
     if not found:
         raise InputError(f"name at least one directory: {KINDS}")
     return found
