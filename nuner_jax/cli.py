@@ -4,16 +4,15 @@ Precedence, lowest first: field defaults, the recipe, the --config file, the com
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_origin
 
 import jsonargparse
 import yaml
@@ -21,6 +20,7 @@ from jsonargparse.typing import register_type
 
 from nuner_jax.errors import InputError, NunerError
 from nuner_jax.lists import Floats, Ints, Strs, to_floats, to_ints, to_strs
+from nuner_jax.options import entries_of, hint, keys_of, normalise, open_groups, with_entry
 
 Config = TypeVar("Config")
 PLACES = ("workdir", "data.path", "init_from", "input", "out", "results")  # paths of the file system, unlike corpus.path
@@ -61,45 +61,6 @@ def _plain(message: str) -> str:
     return text
 
 
-def _keys(config_class: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> type, of every option and of every group of options (a dataclass)."""
-    keys: dict[str, Any] = {}
-    for name, kind in get_type_hints(config_class).items():
-        keys[prefix + name] = kind
-        if dataclasses.is_dataclass(kind):
-            keys |= _keys(kind, f"{prefix}{name}.")
-    return keys
-
-
-def _open_groups(keys: Mapping[str, Any]) -> tuple[str, ...]:
-    """Beginnings of the names of entries of mappings, which may be called anything."""
-    return tuple(f"{key}." for key, kind in keys.items() if get_origin(kind) is dict)
-
-
-def _hint(key: str, keys: Iterable[str]) -> str:
-    """The name that was probably meant: one beside it, or the same name in another group; else all names beside it."""
-    group, _, name = key.rpartition(".")
-    beside = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == group}
-    elsewhere = {k.rpartition(".")[2]: k for k in keys}
-    for names in (beside, elsewhere):
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
-        if close:
-            return f"did you mean {names[close[0]]}?"
-    return f"there are {', '.join(beside.values())}" if group and beside else "--help lists them"
-
-
-def config_path(name: str) -> Path:
-    """A file path as given, or `demo/train` for the packaged configs/demo/train.yaml. Raises InputError."""
-    if Path(name).is_file():
-        return Path(name)
-    here = Path(__file__).resolve().parent
-    for folder in (here / "configs", here.parent / "configs"):  # in a wheel; in a clone
-        packaged = folder / f"{name.removesuffix('.yaml')}.yaml"
-        if packaged.is_file():
-            return packaged
-    raise InputError(f"--config {name}: no such file, and no packaged config of that name")
-
-
 def _read_config(path: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     """(recipe that the file names or None, dotted key -> file and line). Raises InputError for what the file may not hold."""
     try:
@@ -112,7 +73,7 @@ def _read_config(path: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, st
         raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
     places: dict[str, str] = {}
     recipe = None
-    open_groups = _open_groups(keys)
+    open_ = open_groups(keys)
 
     def walk(node: Any, prefix: str) -> None:
         nonlocal recipe
@@ -122,8 +83,8 @@ def _read_config(path: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, st
         for key_node, value in node.value:
             key = prefix + str(key_node.value)
             place = f"{path}, line {key_node.start_mark.line + 1}"
-            if key not in keys and not key.startswith(open_groups):
-                raise InputError(f"{place}: there is no option {key} ({_hint(key, keys)})")
+            if key not in keys and not key.startswith(open_):
+                raise InputError(f"{place}: there is no option {key} ({hint(key, keys)})")
             if key in places:
                 raise InputError(f"{place}: {key} is set twice")
             places[key] = place
@@ -135,47 +96,6 @@ def _read_config(path: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, st
 
     walk(root, "")
     return recipe, places
-
-
-def _normalise(argv: Sequence[str], keys: Mapping[str, Any], positional: str = "") -> tuple[list[str], list[Path]]:
-    """The words for jsonargparse and the config files. Every option is `--key=value`: a lone switch becomes true, several
-    values after one flag (or after the same flag again) one JSON list, `--layers -1,-4` one word. Words without an option before
-    them are values of the option `positional`, if there is one. Raises InputError."""
-    configs: list[Path] = []
-    words: list[str] = []
-    lists: dict[str, list[str]] = {}
-    open_groups = _open_groups(keys)
-    i = 0
-    while i < len(argv):
-        word, i = argv[i], i + 1
-        if positional and (word == "-" or not word.startswith("-")):
-            lists.setdefault(f"--{positional}", []).append(word)
-            continue
-        flag, equals, value = word.partition("=")
-        key = flag[2:]
-        if flag in ("-h", "--help", "--print_config"):
-            words.append(word)
-            continue
-        if not flag.startswith("--") or not key:
-            raise InputError(f"{word}: not an option, and no option before it takes it")
-        if key != "config" and key not in keys and not key.startswith(open_groups):
-            raise InputError(f"there is no option {flag} ({_hint(key, keys)})")
-        values = [value] if equals else []
-        most = sys.maxsize if keys.get(key) is Strs else 1
-        while i < len(argv) and len(values) < most and (not argv[i].startswith("-") or re.match(r"-[\d.]", argv[i])):
-            values, i = [*values, argv[i]], i + 1
-        if not values and keys.get(key) is bool:
-            values = ["true"]
-        if not values:
-            raise InputError(f"{flag} needs a value")
-        if key == "config":
-            configs.append(config_path(values[0]))
-        elif most > 1:
-            lists[flag] = [*lists.get(flag, []), *values]
-        else:
-            words.append(f"{flag}={values[0]}")
-    words += [f"{flag}={json.dumps(values, ensure_ascii=False)}" for flag, values in lists.items()]
-    return words, configs
 
 
 def parse(
@@ -214,11 +134,11 @@ def _parse(
     alternatives: Sequence[str],
     positional: str,
 ) -> tuple[Config, Mapping[str, str]]:
-    parser, keys = _parser(config_class, prog), _keys(config_class)
+    parser, keys = _parser(config_class, prog), keys_of(config_class)
     places: dict[str, str] = {}
     chosen = parser.get_defaults().recipe if recipes is not None else None
-    words, configs = _normalise(argv, keys, positional)
-    words, entries = _entries(words, keys)
+    words, configs = normalise(argv, keys, positional)
+    words, entries = entries_of(words, keys)
     for path in configs:
         recipe, new = _read_config(path, keys)
         chosen = recipe if recipe is not None else chosen
@@ -233,7 +153,7 @@ def _parse(
     if entries:  # the mappings of the files are needed whole, as an option replaces a mapping
         so_far = parser.parse_args([word for word in words if word != "--print_config"])
         for key, path, value in entries:
-            so_far[key] = _with_entry(so_far[key] or {}, path, value)
+            so_far[key] = with_entry(so_far[key] or {}, path, value)
         words += [f"--{key}={json.dumps(so_far[key], ensure_ascii=False)}" for key in dict.fromkeys(key for key, _, _ in entries)]
     return _finish(parser, parser.parse_args(words), config_class, alternatives), parser.places
 
@@ -259,14 +179,14 @@ def from_values(
 
     Raises InputError that names the key.
     """
-    parser, keys = _parser(config_class, ""), _keys(config_class)
+    parser, keys = _parser(config_class, ""), keys_of(config_class)
     tree: dict[str, Any] = {}
     for key, value in values.items():
         if key not in keys or dataclasses.is_dataclass(keys[key]):
             raise InputError(
-                f"there is no option {key} ({_hint(key, [k for k in keys if not dataclasses.is_dataclass(keys[k])])})"
+                f"there is no option {key} ({hint(key, [k for k in keys if not dataclasses.is_dataclass(keys[k])])})"
             )
-        tree = _with_entry(tree, key.split("."), value)
+        tree = with_entry(tree, key.split("."), value)
     _set_recipe(parser, recipes, tree.get("recipe", parser.get_defaults().recipe) if recipes is not None else None)
     return _finish(parser, parser.parse_object(tree), config_class, alternatives)
 
@@ -291,7 +211,7 @@ def _finish(parser: _Parser, namespace: Any, config_class: type[Config], alterna
         parser.error(f"set exactly one of {' and '.join(alternatives)}")
     config = config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})  # type: ignore[arg-type]
     anywhere = getattr(config_class, "ADDRESSES", ())  # the keys that take gs:// all the same
-    for key in _keys(config_class):
+    for key in keys_of(config_class):
         value = attrgetter(key)(config)
         if isinstance(value, float) and not math.isfinite(value):
             parser.error(f"{key}: expected a finite number, got {value}")
@@ -308,33 +228,6 @@ def _finish(parser: _Parser, namespace: Any, config_class: type[Config], alterna
 
 def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value) if isinstance(value, Strs) else []
-
-
-def _entries(words: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str], Any]]]:
-    """Words apart from those that set an entry of a mapping (`--extra.a.b=1`), and these as (key, path in it, value)."""
-    rest: list[str] = []
-    entries: list[tuple[str, list[str], Any]] = []
-    for word in words:
-        flag, _, text = word.partition("=")
-        group = next((group for group in _open_groups(keys) if flag.startswith(f"--{group}")), None)
-        if group is None:
-            rest.append(word)
-            continue
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        entries.append((group[:-1], flag[2 + len(group) :].split("."), value))
-    return rest, entries
-
-
-def _with_entry(tree: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy of a nested dict with a new value at a path; keys keep their order, and one written with dots is found as well."""
-    whole = ".".join(path)
-    if len(path) == 1 or whole in tree:
-        return {**tree, whole: value}
-    below = tree.get(path[0])
-    return {**tree, path[0]: _with_entry(below if isinstance(below, dict) else {}, path[1:], value)}
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nuner_jax import __main__ as nuner
-from nuner_jax import cli, config
+from nuner_jax import cli, config, options
 from nuner_jax.errors import DoesNotFitError, InputError, Preempted
 from nuner_jax.lists import Ints, Strs
 
@@ -255,10 +255,10 @@ def test_a_value_of_the_file_that_the_command_line_replaces_is_not_blamed(file, 
 def test_help_explains_every_option(stage, capsys):
     assert status(main_of(stage), ["--help"]) == 0
     text = capsys.readouterr().out
-    options = " ".join(text.split("\noptions:\n")[1].split())
-    for key, kind in cli._keys(CLASSES[stage]).items():
+    told = " ".join(text.split("\noptions:\n")[1].split())
+    for key, kind in options.keys_of(CLASSES[stage]).items():
         if not isinstance(kind, type) or not hasattr(kind, "__dataclass_fields__"):
-            after = options.split(f"--{key} ", 1)
+            after = told.split(f"--{key} ", 1)
             assert len(after) == 2, key
             explanation = after[1].split("(type:")[0].split(None, 1)
             assert len(explanation) == 2, f"{key} is not explained"
@@ -278,7 +278,7 @@ def test_what_print_config_prints_is_a_config(stage, capsys, tmp_path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_misspelt_option_is_named_by_every_stage(stage, capsys):
-    first = next(iter(cli._keys(CLASSES[stage])))
+    first = next(iter(options.keys_of(CLASSES[stage])))
     for word in (f"--{first}x", "--no_such_option"):
         assert status(main_of(stage), [word, "1"]) == 2
         assert f"there is no option {word} " in one_line(capsys)

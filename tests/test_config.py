@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nuner_jax import cli, config
+from nuner_jax import cli, config, options
 from nuner_jax.errors import InputError
 
 CLASSES = {
@@ -18,7 +18,7 @@ CLASSES = {
     "evaluate": config.EvaluateConfig,
 }
 ALTERNATIVES = {"train": ("num_train_steps", "num_epochs")}
-CONFIGS = cli.config_path("demo/train").parent.parent
+CONFIGS = options.config_path("demo/train").parent.parent
 STAGE_FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem in CLASSES)
 
 
@@ -44,7 +44,7 @@ def test_every_field_of_every_config_has_its_line_of_documentation():
 
 @pytest.mark.parametrize("stage", CLASSES)
 def test_configs_are_frozen(stage):
-    for part in [CLASSES[stage], *(kind for kind in cli._keys(CLASSES[stage]).values() if dataclasses.is_dataclass(kind))]:
+    for part in [CLASSES[stage], *(kind for kind in options.keys_of(CLASSES[stage]).values() if dataclasses.is_dataclass(kind))]:
         assert part.__dataclass_params__.frozen, part
 
 
@@ -101,9 +101,9 @@ def test_a_config_is_found_by_path_before_by_name(tmp_path, monkeypatch):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "train").write_text("num_epochs: 77\n")
     assert load("train", "--config", "demo/train").num_epochs == 77
-    assert cli.config_path("demo/train.yaml").is_file()
+    assert options.config_path("demo/train.yaml").is_file()
     with pytest.raises(InputError, match="demo/trian"):
-        cli.config_path("demo/trian")
+        options.config_path("demo/trian")
 
 
 def _flat(tree, prefix=""):

@@ -13,7 +13,7 @@ from typing import get_type_hints
 
 import pytest
 
-from nuner_jax import cli, config, docs
+from nuner_jax import config, docs, options
 from nuner_jax.__main__ import COMMANDS, module_of
 
 CLONE = Path(__file__).resolve().parent.parent
@@ -65,7 +65,7 @@ def test_a_shown_command_is_accepted(line, capsys):
         accepted("train", [] if words[start:] == ["delete"] else words[start:], capsys)
     elif words[0] in ("kubectl", "sky"):
         assert files
-        assert all(cli.config_path(word.removeprefix("CONFIG=")) for word in words if word.startswith("CONFIG="))
+        assert all(options.config_path(word.removeprefix("CONFIG=")) for word in words if word.startswith("CONFIG="))
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (CLONE / "Makefile").read_text(encoding="utf8"), re.MULTILINE)
     elif words[0] == "pip":

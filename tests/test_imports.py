@@ -33,6 +33,7 @@ EXCEPTIONS = {("train", "nuner_jax.evaluate.probe")}
 FOUNDATION = [
     "errors",
     "lists",
+    "options",
     "cli",
     "memory",
     "config",

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from nuner_jax import cli
+from nuner_jax import options
 from nuner_jax.config.evaluate import TaskReader
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate import readers
@@ -57,7 +57,7 @@ class TaskRow:
 
 def presets() -> dict[str, Path]:
     """File -> path of every packaged file of tasks."""
-    return {path.stem: path for path in sorted(cli.config_path("tasks/mit_movie").parent.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(options.config_path("tasks/mit_movie").parent.glob("*.yaml"))}
 
 
 def find_rows(spec: str, task_data: str) -> list[tuple[str, TaskRow]]:
