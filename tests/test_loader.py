@@ -115,6 +115,14 @@ def test_shards_are_parts_of_the_same_global_batch(corpus):
     assert both == set(whole["concept_ids"]) - {-1}
 
 
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_room_for_concepts_is_what_the_batches_of_the_run_need(corpus, num_shards):
+    batches = Batches(PackedDataset(corpus.out), "train", batch_size=4, num_steps=9, seed=1, num_shards=num_shards)
+    used = np.array([(b["concept_tokens"].any(-1).reshape(num_shards, -1).sum(1)) for b in map(batches.__getitem__, range(9))])
+    assert batches.left_out == 0
+    assert used.max() == batches.capacity.rows  # rows of tokens, as many as the fullest shard fills
+
+
 def test_prefetching_starts_at_any_step(corpus):
     batches = Batches(PackedDataset(corpus.out), "train", batch_size=4, num_steps=6, seed=1)
     served = list(prefetched(batches, 4))

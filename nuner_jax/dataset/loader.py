@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from nuner_jax.dataset.mixture import Mixture
 
 Batch = dict[str, np.ndarray]
-CAPACITY_PROBES = 64  # batches looked at to size the concept arrays
-CAPACITY_MARGIN = 1.05
-CONCEPT_ROW_LENGTH = 32
+CAPACITY_PROBES = 512  # shards of batches looked at to size the concept arrays
+CAPACITY_MARGIN = 1.05  # for those not looked at
+CONCEPT_ROW_LENGTH = 16
 CONCEPT_ARRAYS = ("concept_tokens", "concept_segment_ids", "concept_positions", "concept_slots")
 
 
@@ -143,17 +143,18 @@ class ConceptTokens:
             placed += len(order)
         return batch | {name: batch[name].reshape(K, R, T) for name in CONCEPT_ARRAYS}, len(ids) - placed
 
-    def capacity(self, samples: Sequence[np.ndarray], group: int, limit: int) -> ConceptCapacity:
-        """What holds each of the samples of concept ids, with a margin, in groups of at most `group`, `limit` (0: none) in all."""
+    def capacity(self, samples: Sequence[np.ndarray], group: int, limit: int, margin: float = 1.0) -> ConceptCapacity:
+        """What holds each of the samples of concept ids and `margin` times as much, in groups of at most `group`, `limit` (0: none)
+        in all."""
         longest = int(self.lengths.max(initial=1))
         row_length = max(CONCEPT_ROW_LENGTH, longest)
-        most = -(-int(max((len(ids) for ids in samples), default=1) * CAPACITY_MARGIN + 1) // 8) * 8
+        most = -(-int(max((len(ids) for ids in samples), default=1) * margin) // 8) * 8
         most = min(most, limit or most)
         groups = -(-most // group)
         concepts_per_group = -(-most // groups)
         lengths = [self.lengths[ids[: limit or None][k::groups]].tolist() for ids in samples for k in range(groups)]
         rows = max((len(pack(n, [0] * len(n), row_length, 0)) for n in lengths), default=1)
-        return ConceptCapacity(concepts_per_group, max(1, int(np.ceil(rows * CAPACITY_MARGIN))), row_length, groups)
+        return ConceptCapacity(concepts_per_group, max(1, int(np.ceil(rows * margin))), row_length, groups)
 
 
 def concept_ids_of(mentions: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -195,7 +196,7 @@ class Batches:
         self.is_special = np.zeros(max(special, default=0) + 1, bool)
         self.is_special[special] = True
         self.concept_tokens = ConceptTokens(data.concepts)
-        self.capacity = capacity or self.concept_tokens.capacity(self.sampled_concepts(), concept_group, max_concepts)
+        self.capacity = capacity or self.sized(num_shards, concept_group, max_concepts)
         self.left_out = 0  # concepts that found no place so far
 
     def __len__(self) -> int:
@@ -238,11 +239,15 @@ class Batches:
         copy.__dict__ = self.__dict__ | {"split": split, "num_steps": steps, "seed": 0}
         return copy
 
-    def sampled_concepts(self) -> list[np.ndarray]:
-        """The concept ids of a sample of this run's batches (their first shard)."""
-        steps = np.unique(np.linspace(0, self.num_steps - 1, CAPACITY_PROBES).astype(int))
-        rows = [self.data.rows(self.split, self.order(int(step))[: self.rows_per_shard]) for step in steps]
-        return [concept_ids_of(row["mentions"], row["num_mentions"]) for row in rows]
+    def sized(self, num_shards: int, group: int, limit: int) -> ConceptCapacity:
+        """Room for the concepts of each shard of this run's batches, from a sample of them that all processes agree on."""
+        count = max(1, CAPACITY_PROBES // num_shards)
+        steps = np.unique(np.linspace(0, self.num_steps - 1, count).astype(int))
+        orders = [part for step in steps for part in np.split(self.order(int(step)), num_shards)]
+        rows = [self.data.rows(self.split, order) for order in orders]
+        samples = [concept_ids_of(row["mentions"], row["num_mentions"]) for row in rows]
+        margin = 1.0 if len(steps) == self.num_steps else CAPACITY_MARGIN
+        return self.concept_tokens.capacity(samples, group, limit, margin)
 
 
 def prefetched(batches: Batches, first_step: int, num_threads: int = 2, buffer: int = 8) -> Any:

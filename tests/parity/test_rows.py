@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nuner_jax.errors import InputError
 from nuner_jax.model.encoder import merge, structure
-from nuner_jax.model.ops import attention, dropout, gelu, positions_of
+from nuner_jax.model.ops import attention, dropout, gelu, hashed_words, positions_of
 from parity.conftest import Pair
 
 
@@ -126,6 +126,18 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
     assert len(np.unique(y)) == 2
     np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(0)), x)
     np.testing.assert_array_equal(dropout(x, 0.1, None), x)
+
+
+def test_hashed_words_are_even_and_unlike_for_every_key_and_place():
+    words = np.stack([hashed_words(jax.random.key(seed), (200, 300)) for seed in range(4)])
+    octets = words.view(np.uint8)
+    counts = np.bincount(octets.ravel(), minlength=256)
+    assert 150 < ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 400  # chi-squared, 255 degrees of freedom
+    bits = np.unpackbits(octets.reshape(4, -1), axis=1).astype(float) - 0.5
+    pairs = [(bits[0], bits[seed]) for seed in range(1, 4)]  # keys
+    pairs += [(bits[0, lag:], bits[0, :-lag]) for lag in (1, 8, 32, 64, 32 * 300)]  # bits, octets, words, rows
+    assert max(abs((4 * a * b).mean()) for a, b in pairs) < 4 / np.sqrt(bits.shape[1])
+    assert len(np.unique(words)) > 0.999 * words.size
 
 
 def test_dropout_acts_on_trained_layers_only_and_follows_its_key(roberta: Pair):
