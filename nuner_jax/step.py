@@ -15,6 +15,7 @@ from nuner_jax.config import TrainConfig
 from nuner_jax.errors import InputError
 from nuner_jax.model.classifier import TokenClassifier
 from nuner_jax.model.encoder import EncoderConfig, Params, init_params
+from nuner_jax.model.losses import PLAIN
 from nuner_jax.model.text_tower import Batch, Metrics, combine, partition
 from nuner_jax.model.two_tower import TwoTower
 
@@ -101,7 +102,9 @@ def make_model(
 ) -> Model:
     """The model of the run's objective. Raises InputError."""
     if config.objective == "contrastive":
-        return TwoTower.create(encoder_config, config.model, mesh, mask_token_id)
+        return TwoTower.create(encoder_config, config.model, mesh, mask_token_id, config.loss)
+    if config.loss != PLAIN:
+        raise InputError("loss: its options belong to the contrastive objective, and objective is classification")
     if config.num_types < 1:
         raise InputError(f"num_types {config.num_types} is below 1")
     num_types = min(config.num_types, num_concepts or config.num_types)

@@ -86,6 +86,7 @@ def train(config: TrainConfig) -> None:
         shards=shards,
         concept_group=config.data.concept_group,
         max_concepts=config.data.max_concepts,
+        frequency_exponent=config.loss.frequency_exponent,
     )
     mask = cast("int | None", tokenizer.mask_token_id)
     program = Program.create(config, encoder_config, mesh, num_steps, mask, len(data.concepts))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuner_jax import parallel, train
-from nuner_jax.config import DatasetConfig, MeshConfig, TrainConfig
+from nuner_jax.config import DatasetConfig, LossConfig, MeshConfig, TrainConfig
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.loader import Batches, PackedDataset
 from nuner_jax.errors import InputError
@@ -79,9 +79,11 @@ def test_eight_devices_equal_one(dataset, tiny_encoder):
     np.testing.assert_allclose(one[2]["grad_norm"], eight[2]["grad_norm"], rtol=1e-5)
 
 
-def test_type_numbers_below_one_are_refused(dataset, tiny_encoder):
+def test_options_that_do_not_fit_are_refused(dataset, tiny_encoder):
     with pytest.raises(InputError, match="num_types 0 is below 1"):
         one_step(dataset, tiny_encoder, 1, num_types=0)
+    with pytest.raises(InputError, match="loss: its options belong to the contrastive objective"):
+        one_step(dataset, tiny_encoder, 1, loss=LossConfig(focal_exponent=1.0))
 
 
 def status(main, arguments):

@@ -29,6 +29,7 @@ def batch():
         "concept_positions": jnp.tile(jnp.arange(T, dtype=jnp.int32), (1, R, 1)),
         "concept_slots": slots,
         "concept_ids": ids,
+        "concept_weights": jnp.ones(len(ids), jnp.float32),
     }
 
 

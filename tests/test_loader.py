@@ -115,6 +115,18 @@ def test_shards_are_parts_of_the_same_global_batch(corpus):
     assert both == set(whole["concept_ids"]) - {-1}
 
 
+def test_positive_pairs_of_rare_concepts_count_more_but_one_on_average(corpus):
+    data = PackedDataset(corpus.out)
+    frequency = np.array([concept.frequency for concept in data.concepts])
+    batch = Batches(data, "train", batch_size=4, num_steps=5, seed=1, frequency_exponent=0.5)[2]
+    ids, weights = batch["concept_ids"], batch["concept_weights"]
+    expected = frequency**-0.5 * frequency.sum() / (frequency**0.5).sum()
+    np.testing.assert_allclose(weights, np.where(ids >= 0, expected[ids], 0), rtol=1e-6)
+    assert abs((expected * frequency).sum() / frequency.sum() - 1) < 1e-9
+    plain = Batches(data, "train", batch_size=4, num_steps=5, seed=1)[2]
+    np.testing.assert_array_equal(plain["concept_weights"], ids >= 0)
+
+
 @pytest.mark.parametrize("num_shards", [1, 2])
 def test_room_for_concepts_is_what_the_batches_of_the_run_need(corpus, num_shards):
     batches = Batches(PackedDataset(corpus.out), "train", batch_size=4, num_steps=9, seed=1, num_shards=num_shards)

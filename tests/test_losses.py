@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nuner_jax.model.losses import contrastive_sums, first_occurrences, positives
+from nuner_jax.config import LossConfig
+from nuner_jax.model.losses import PLAIN, Concepts, Texts, first_occurrences, positives
+from nuner_jax.model.losses import contrastive_sums as sums_of
 
 
 def example(seed=0, B=3, T=7, M=4, C=6, D=5):
@@ -19,21 +21,32 @@ def example(seed=0, B=3, T=7, M=4, C=6, D=5):
         "mentions": np.stack([first, last, concept], -1).astype(np.int32),
         "concepts": rng.normal(size=(C, D)).astype(np.float32),
         "concept_ids": np.arange(C, dtype=np.int32),
+        "concept_weights": rng.uniform(0.5, 2, C).astype(np.float32),
         "scale": np.float32(1.7),
         "bias": np.float32(-0.4),
     }
 
 
-def by_definition(text, text_mask, mentions, concepts, concept_ids, scale, bias):
-    total = 0.0
+def contrastive_sums(text, text_mask, mentions, concepts, concept_ids, concept_weights, scale, bias, **options):
+    return sums_of(Texts(text, text_mask, mentions), Concepts(concepts, concept_ids, concept_weights), scale, bias, **options)
+
+
+def by_definition(text, text_mask, mentions, concepts, concept_ids, concept_weights, scale, bias, config=PLAIN):
+    total, unit = 0.0, concepts / np.linalg.norm(concepts, axis=1, keepdims=True)
     for b, t in zip(*np.nonzero(text_mask), strict=True):
         for c, concept_id in enumerate(concept_ids):
             if concept_id < 0 or concept_id in concept_ids[:c]:
                 continue
             logit = float(scale) * float(text[b, t] @ concepts[c]) + float(bias)
-            inside = any(first <= t <= last and i == concept_id for first, last, i in mentions[b])
+            here = [i for first, last, i in mentions[b] if first <= t <= last and i >= 0]
             probability = 1 / (1 + np.exp(-logit))
-            total -= np.log(probability if inside else 1 - probability)
+            right = probability if concept_id in here else 1 - probability
+            weight = (1 - right) ** config.focal_exponent * (1.0 if here else config.unlabelled_weight)
+            if concept_id in here:
+                weight *= concept_weights[c] if config.frequency_exponent else 1
+            elif config.duplicate_cosine and any(unit[i] @ unit[c] > config.duplicate_cosine for i in here):
+                weight = 0.0
+            total -= weight * np.log(right)
     return total / text_mask.sum()
 
 
@@ -45,12 +58,31 @@ def test_loss_equals_its_definition(seed):
     assert sums["tokens"] == batch["text_mask"].sum()
 
 
+SWITCHES = [
+    LossConfig(unlabelled_weight=0.3),
+    LossConfig(duplicate_cosine=0.1),
+    LossConfig(focal_exponent=2.0),
+    LossConfig(frequency_exponent=0.5),
+    LossConfig(unlabelled_weight=0.7, duplicate_cosine=0.2, focal_exponent=1.0, frequency_exponent=1.0),
+]
+
+
+@pytest.mark.parametrize("config", SWITCHES)
+def test_every_switch_equals_its_definition_and_changes_the_loss_only(config):
+    batch = example(1)
+    sums, plain = contrastive_sums(**batch, config=config), contrastive_sums(**batch)
+    np.testing.assert_allclose(sums["loss"] / sums["tokens"], by_definition(**batch, config=config), rtol=1e-5)
+    assert abs(sums["loss"] - plain["loss"]) > 0.005 * plain["loss"]
+    assert all(sums[name] == plain[name] for name in ("tokens", "positives", "pairs"))
+
+
+@pytest.mark.parametrize("config", [LossConfig(), SWITCHES[-1]], ids=["plain", "all switches"])
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6, 100])
-def test_chunked_equals_unchunked_with_gradients(chunk):
+def test_chunked_equals_unchunked_with_gradients(chunk, config):
     batch = example()
 
     def loss(arrays, chunk):
-        return contrastive_sums(**batch | arrays, chunk=chunk)["loss"]
+        return contrastive_sums(**batch | arrays, chunk=chunk, config=config)["loss"]
 
     arrays = {name: batch[name] for name in ("text", "concepts", "scale", "bias")}
     whole, whole_grads = jax.value_and_grad(loss)(arrays, 0)
@@ -65,7 +97,8 @@ def test_empty_slots_and_repeated_concepts_change_nothing():
     sums = contrastive_sums(**batch)
     concepts = np.concatenate([batch["concepts"], batch["concepts"][2:4], np.full((3, 5), 9.0, np.float32)])
     ids = np.concatenate([batch["concept_ids"], [2, 3, -1, -1, -1]]).astype(np.int32)
-    padded = contrastive_sums(**batch | {"concepts": concepts, "concept_ids": ids})
+    weights = np.concatenate([batch["concept_weights"], np.ones(5, np.float32)])
+    padded = contrastive_sums(**batch | {"concepts": concepts, "concept_ids": ids, "concept_weights": weights})
     for name, value in sums.items():
         np.testing.assert_allclose(padded[name], value, rtol=1e-6)
     assert padded["pairs"] == 6 * padded["tokens"]

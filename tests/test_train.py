@@ -12,10 +12,11 @@ from helpers import write_mentions
 
 from nuner_jax import parallel, train
 from nuner_jax.checkpoint import load_params
-from nuner_jax.config import DatasetConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from nuner_jax.config import DatasetConfig, LossConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.loader import Batches, ConceptCapacity, PackedDataset
 from nuner_jax.model import hf
+from nuner_jax.model.losses import PLAIN
 from nuner_jax.step import Program
 
 CAPACITY = ConceptCapacity(concepts=48, rows=16, row_length=32)
@@ -36,13 +37,22 @@ def dataset(tmp_path_factory, tiny_encoder):
     return config.out
 
 
-def one_step(dataset, encoder, *, devices=1, mesh=None, model=None, capacity=CAPACITY, seed=0):
+def one_step(dataset, encoder, *, devices=1, mesh=None, model=None, capacity=CAPACITY, seed=0, loss=PLAIN):
     """(loss, parameters after one step, parameters before) of the first batch."""
     model = dataclasses.replace(model or ModelConfig(), dropout=0.0)  # what draws no random number is comparable
-    config = TrainConfig(model=model, optim=OptimConfig(clip_norm=0, eps=1e-3), batch_size=8, seed=seed)
+    config = TrainConfig(model=model, loss=loss, optim=OptimConfig(clip_norm=0, eps=1e-3), batch_size=8, seed=seed)
     grid = parallel.make_mesh(mesh or MeshConfig(), jax.devices()[:devices])
     shards = parallel.num_data_shards(grid)
-    batches = Batches(PackedDataset(dataset), "train", batch_size=8, num_steps=4, seed=0, num_shards=shards, capacity=capacity)
+    batches = Batches(
+        PackedDataset(dataset),
+        "train",
+        batch_size=8,
+        num_steps=4,
+        seed=0,
+        num_shards=shards,
+        capacity=capacity,
+        frequency_exponent=loss.frequency_exponent,
+    )
     encoder_config, params, _ = hf.load_encoder(encoder)
     program = Program.create(config, encoder_config, grid, 10)
     state = program.init_state(params)
@@ -88,6 +98,22 @@ def test_what_saves_memory_changes_no_number(dataset, tiny_encoder, plain, model
     assert metrics["concepts"] == plain[0]["concepts"]
     np.testing.assert_allclose(metrics["loss"], plain[0]["loss"], rtol=1e-5)
     assert_close(params, plain[1])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(unlabelled_weight=0.3, duplicate_cosine=0.9, focal_exponent=1.0, frequency_exponent=0.5),
+        LossConfig(middle_weight=0.5),
+    ],
+    ids=["pairs", "middle"],
+)
+def test_switches_of_the_loss_are_the_same_on_four_devices_in_chunks(dataset, tiny_encoder, plain, loss):
+    _, params, _ = one_step(dataset, tiny_encoder, loss=loss)
+    _, split, _ = one_step(dataset, tiny_encoder, devices=4, loss=loss, model=ModelConfig(logit_chunk=16))
+    assert_close(split, params)
+    moved = jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), params["text"], plain[1]["text"]))
+    assert max(moved) > 1e-6
 
 
 def test_capped_negatives_are_those_of_a_group_of_shards(dataset, tiny_encoder):

@@ -11,7 +11,7 @@ from nuner_jax.config.inference import FitConfig, PredictConfig
 from nuner_jax.config.recipes import RECIPES, Recipe, recipes
 from nuner_jax.config.report import ReportConfig
 from nuner_jax.config.serve import ServeConfig
-from nuner_jax.config.train import DataConfig, DistributedConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from nuner_jax.config.train import DataConfig, DistributedConfig, LossConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "RECIPES",
@@ -33,6 +33,7 @@ __all__ = [
     "HeadConfig",
     "Labels",
     "LlmConfig",
+    "LossConfig",
     "MeshConfig",
     "ModelConfig",
     "NearestConfig",

@@ -43,8 +43,6 @@ class ModelConfig:
     """Initial scale of the cosine."""
     logit_bias: float = -5.0
     """Initial bias of the cosine."""
-    middle_loss: float = 0.0
-    """Weight of the same loss on the hidden state of the middle layer, which few-shot heads read too."""
     mention_mask: float = 0.0
     """Share of the mentions whose tokens are masked in the input of a training step, so that context must tell what they are."""
     max_negatives: int = 0
@@ -59,6 +57,22 @@ class ModelConfig:
     """Attention implementation; cudnn needs an NVIDIA GPU and bfloat16."""
     remat: Literal["none", "layer", "dots"] = "none"
     """What the backward pass recomputes instead of keeping: nothing, whole layers, all but matrix products."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What a pair of token and concept counts in the contrastive loss; in the paper each counts the same."""
+
+    unlabelled_weight: float = 1.0
+    """Of pairs with tokens outside all mentions: below 1 where the annotator misses many."""
+    duplicate_cosine: float = 0.0
+    """Concepts whose vectors are nearer than this are no negatives of each other's mentions; 0: all are."""
+    focal_exponent: float = 0.0
+    """Focal loss: a pair counts by the probability of being wrong to this power; 0: each the same."""
+    frequency_exponent: float = 0.0
+    """Positive pairs count by the frequency of their concept to minus this power, on average 1; 0: each the same."""
+    middle_weight: float = 0.0
+    """Weight of the same loss on the hidden state of the middle layer, which few-shot heads read too."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,7 @@ class TrainConfig:
     """Concepts that the classifier tells apart, the most frequent ones; tokens of others count as no entity."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()

@@ -100,9 +100,13 @@ def permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class ConceptTokens:
-    """The tokens of all concepts in one flat array, for fast gathering."""
+    """The tokens of all concepts in one flat array, for fast gathering, and what their positive pairs count."""
 
-    def __init__(self, table: Sequence[concepts.Concept]):
+    def __init__(self, table: Sequence[concepts.Concept], frequency_exponent: float = 0.0):
+        """Weights are frequency**-frequency_exponent, scaled to a mean of 1 over the mentions."""
+        frequency = np.array([concept.frequency for concept in table], np.float64)
+        weights = np.maximum(frequency, 1) ** -frequency_exponent
+        self.weights = (weights * frequency.sum() / max(1e-9, weights @ frequency)).astype(np.float32)
         self.lengths = np.array([len(concept.tokens) for concept in table], np.int32)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
         self.flat = np.array([token for concept in table for token in concept.tokens], np.int32)
@@ -110,13 +114,15 @@ class ConceptTokens:
     def pack(self, ids: np.ndarray, capacity: ConceptCapacity) -> tuple[Batch, int]:
         """Concepts packed into rows, and how many of `ids` found no place.
 
-        concept_ids [K * C] (-1: empty slot); concept_tokens, concept_segment_ids, concept_positions, concept_slots [K, R, T] int32:
-        a token's slot is the index of its concept among the C of its group, and C for padding.
+        concept_ids [K * C] int32 (-1: empty slot), concept_weights [K * C] float32; concept_tokens, concept_segment_ids,
+        concept_positions, concept_slots [K, R, T] int32: a token's slot is the index of its concept among the C of its group, and
+        C for padding.
         """
         K, C, R, T = capacity.groups, capacity.concepts, capacity.rows, capacity.row_length
         batch: Batch = {name: np.zeros((K, R * T), np.int32) for name in CONCEPT_ARRAYS}
         batch["concept_slots"][:] = C
         batch["concept_ids"] = np.full(K * C, -1, np.int32)
+        batch["concept_weights"] = np.zeros(K * C, np.float32)
         placed = 0
         for k in range(K):
             members = ids[k::K][:C]
@@ -140,6 +146,7 @@ class ConceptTokens:
             batch["concept_positions"][k, place] = position
             batch["concept_slots"][k, place] = np.repeat(slot, lengths)
             batch["concept_ids"][k * C + slot] = members
+            batch["concept_weights"][k * C + slot] = self.weights[members]
             placed += len(order)
         return batch | {name: batch[name].reshape(K, R, T) for name in CONCEPT_ARRAYS}, len(ids) - placed
 
@@ -176,6 +183,7 @@ class Batches:
         seed: int,
         concept_group: int = 256,
         max_concepts: int = 0,
+        frequency_exponent: float = 0.0,
         capacity: ConceptCapacity | None = None,
         num_shards: int = 1,
         shards: Sequence[int] | None = None,
@@ -195,7 +203,7 @@ class Batches:
         special = data.manifest["special_token_ids"]
         self.is_special = np.zeros(max(special, default=0) + 1, bool)
         self.is_special[special] = True
-        self.concept_tokens = ConceptTokens(data.concepts)
+        self.concept_tokens = ConceptTokens(data.concepts, frequency_exponent)
         self.capacity = capacity or self.sized(num_shards, concept_group, max_concepts)
         self.left_out = 0  # concepts that found no place so far
 

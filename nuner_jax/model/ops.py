@@ -74,3 +74,9 @@ def positions_of(segment_ids: jax.Array) -> jax.Array:
     index = jnp.broadcast_to(jnp.arange(segment_ids.shape[1]), segment_ids.shape)
     starts = jnp.diff(segment_ids, axis=1, prepend=-1) != 0
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors of length 1 over the last axis, in float32; zero stays zero."""
+    y = x.astype(jnp.float32)
+    return (y * jax.lax.rsqrt(jnp.square(y).sum(-1, keepdims=True) + 1e-12)).astype(x.dtype)

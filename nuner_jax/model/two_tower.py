@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from nuner_jax.config import ModelConfig
+from nuner_jax.config import LossConfig, ModelConfig
 from nuner_jax.model import encoder
 from nuner_jax.model.encoder import EncoderConfig, Params
-from nuner_jax.model.losses import Sums, contrastive_sums
+from nuner_jax.model.losses import PLAIN, Concepts, Sums, Texts, contrastive_sums
+from nuner_jax.model.ops import unit
 from nuner_jax.model.text_tower import SHARDED, Batch, Metrics, TextTower, frozen_layers, is_trained_layer, usage
 
 
@@ -25,14 +26,20 @@ class TwoTower(TextTower):
     """What is static about the model; parameters are {"text", "concept", "logit_scale", "logit_bias"}, the scale as its log."""
 
     freeze_concept: int
+    pairs: LossConfig
 
     @classmethod
     def create(
-        cls, encoder_config: EncoderConfig, config: ModelConfig, mesh: Mesh, mask_token_id: int | None = None
+        cls,
+        encoder_config: EncoderConfig,
+        config: ModelConfig,
+        mesh: Mesh,
+        mask_token_id: int | None = None,
+        loss: LossConfig = PLAIN,
     ) -> "TwoTower":
         """Raises InputError as TextTower.of does."""
         text = TextTower.of(encoder_config, config, mesh, mask_token_id)
-        return cls(**vars(text), freeze_concept=frozen_layers(encoder_config, config, "freeze_concept_layers"))
+        return cls(**vars(text), freeze_concept=frozen_layers(encoder_config, config, "freeze_concept_layers"), pairs=loss)
 
     def init(self, encoder_params: Params) -> Params:
         """Both towers from one encoder."""
@@ -98,23 +105,24 @@ class TwoTower(TextTower):
         """
         text_key, concept_key = (None, None) if key is None else jax.random.split(key)
         states = self.embed_text(params, batch, text_key)  # [B, T, D] each
-        concepts = self.embed_concepts(params, batch, concept_key)  # [S, C, D]
-        ids = batch["concept_ids"].reshape(self.num_shards, -1)
+        vectors = self.embed_concepts(params, batch, concept_key)  # [S, C, D]
+        shards = (batch[name].reshape(self.num_shards, -1) for name in ("concept_ids", "concept_weights"))
+        concepts = Concepts(vectors, *shards)
         scale, bias = jnp.exp(params["logit_scale"]), params["logit_bias"]
         score = jax.shard_map(
-            self._local_sums, mesh=self.mesh, in_specs=(P(SHARDED),) * 5 + (P(), P()), out_specs=P(SHARDED), check_vma=False
+            self._local_sums, mesh=self.mesh, in_specs=(P(SHARDED), P(SHARDED), P(), P()), out_specs=P(SHARDED), check_vma=False
         )
 
         def sums_of(text: jax.Array) -> Sums:
             text = unit(text) if self.config.logit == "cosine" else text
-            parts = score(text, batch["text_mask"], batch["mentions"], concepts, ids, scale, bias)
+            parts = score(Texts(text, batch["text_mask"], batch["mentions"]), concepts, scale, bias)
             return jax.tree.map(jnp.sum, parts)
 
         sums = sums_of(states[-1])
         last = sums["loss"] / jnp.maximum(sums["tokens"], 1.0)
         loss = last
-        if self.config.middle_loss:
-            loss += self.config.middle_loss * sums_of(states[len(states) // 2])["loss"] / jnp.maximum(sums["tokens"], 1.0)
+        if self.pairs.middle_weight:
+            loss += self.pairs.middle_weight * sums_of(states[len(states) // 2])["loss"] / jnp.maximum(sums["tokens"], 1.0)
         metrics = {
             "loss": last,
             "tokens": sums["tokens"],
@@ -127,21 +135,11 @@ class TwoTower(TextTower):
         }
         return loss, metrics
 
-    def _local_sums(
-        self,
-        text: jax.Array,
-        text_mask: jax.Array,
-        mentions: jax.Array,
-        concepts: jax.Array,
-        ids: jax.Array,
-        scale: jax.Array,
-        bias: jax.Array,
-    ) -> Sums:
+    def _local_sums(self, texts: Texts, concepts: Concepts, scale: jax.Array, bias: jax.Array) -> Sums:
         """One device's tokens against the concepts it sees; sums of shape [1], to be added up over the devices."""
-        gather = self._visible(ids.shape[1])
-        sums = contrastive_sums(
-            text, text_mask, mentions, gather(concepts[0]), gather(ids[0]), scale, bias, chunk=self.config.logit_chunk
-        )
+        gather = self._visible(concepts.ids.shape[1])
+        visible = Concepts(*(gather(x[0]) for x in concepts))
+        sums = contrastive_sums(texts, visible, scale, bias, self.pairs, self.config.logit_chunk)
         return jax.tree.map(lambda x: x[None], sums)
 
     def _visible(self, slots: int) -> Callable[[jax.Array], jax.Array]:
@@ -151,9 +149,3 @@ class TwoTower(TextTower):
         k = max(size for size in range(1, min(k, S) + 1) if S % size == 0)  # groups of one size, side by side on the torus
         groups = [list(range(first, first + k)) for first in range(0, S, k)] if k < S else None
         return lambda x: jax.lax.all_gather(x, SHARDED, tiled=True, axis_index_groups=groups)
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """Vectors of length 1 over the last axis, in float32; zero stays zero."""
-    y = x.astype(jnp.float32)
-    return (y * jax.lax.rsqrt(jnp.square(y).sum(-1, keepdims=True) + 1e-12)).astype(x.dtype)
