@@ -58,6 +58,15 @@ def test_the_step_is_compiled_and_described_without_data_and_weights(capsys, tin
     assert not list(tmp_path.glob("**/checkpoints"))
 
 
+def test_parameters_travel_over_fsdp_and_activations_do_not(capsys, tiny_encoder):
+    status, out, _ = run(capsys, tiny_encoder, "cpu:4", "--mesh.fsdp", "4", "--mesh.data", "1")
+    assert status == 0
+    kinds = re.findall(r"^  (\S+) +\d+ +\d+ .*  (text|concept)_encoder$", out, re.MULTILINE)  # of the forward pass
+    assert {kind for kind, _ in kinds} <= {"all-gather", "all-to-all"}, out  # all-to-all: the embeddings looked up, once
+    assert ("all-gather", "text") in kinds
+    assert ("all-gather", "concept") in kinds
+
+
 def test_a_step_that_does_not_fit_ends_with_status_3_and_the_numbers(capsys, tiny_encoder, monkeypatch):
     small = hardware.Hardware(1e12, 1000.0, 1e9, 1e9)
     monkeypatch.setattr(hardware, "of_kind", lambda kind: small)

@@ -4,7 +4,7 @@ Shapes: B rows, T tokens, D width, N heads, H head width, F MLP width, L layers.
 stays inside a segment, and positions restart with it. Attention probabilities get no dropout (it would forbid fused attention).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -224,13 +224,14 @@ class Encoder(nnx.Module):
         freeze_layers: int = -1,
         dropout_rate: float = 0.0,
         dropout_key: jax.Array | None = None,
+        constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
     ) -> tuple[jax.Array, ...]:
         """The L + 1 hidden states [B, T, D], embeddings first; at padding they are finite and mean nothing.
 
         `segment_ids` [B, T]: 0 is padding, a token sees the tokens of its own segment; a plain 0/1 attention mask is one segment.
         `positions` [B, T] count from 0 in each segment; without them they are derived. With `freeze_layers` N >= 0 the embeddings
-        and the bottom N layers run without gradient and dropout. Raises InputError for rows without `positions` that are longer
-        than the position table.
+        and the bottom N layers run without gradient and dropout. `constrain` fixes how the state after each layer lies on the mesh.
+        Raises InputError for rows without `positions` that are longer than the position table.
         """
         if positions is None:
             if tokens.shape[1] > self.config.max_length:
@@ -241,10 +242,10 @@ class Encoder(nnx.Module):
         keys = layer_keys(dropout_key, len(self.layers) + 1, freeze_layers)
         mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]  # [B, 1, T, T]; padding sees only padding
         run = _rematerialised(self.remat)
-        x = dropout(self.embeddings(tokens, positions), dropout_rate, keys[0])
+        x = constrain(dropout(self.embeddings(tokens, positions), dropout_rate, keys[0]))
         states = [jax.lax.stop_gradient(x) if freeze_layers >= 0 else x]
         for depth, layer in enumerate(self.layers, start=1):
-            x = run(layer, states[-1], mask, dropout_rate, keys[depth])
+            x = constrain(run(layer, states[-1], mask, dropout_rate, keys[depth]))
             states.append(jax.lax.stop_gradient(x) if depth <= freeze_layers else x)
         return tuple(states)
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from nuner_jax.config import ModelConfig
 from nuner_jax.errors import InputError
@@ -59,7 +60,13 @@ class TextTower:
             key, mask_key = jax.random.split(key)
             tokens = mask_mentions(tokens, batch["mentions"], self.config.mention_mask, self.mask_token_id, mask_key)
         inputs = (tokens, batch["segment_ids"], batch["positions"])
-        return tower(*inputs, freeze_layers=self.freeze_text, dropout_rate=self.config.dropout, dropout_key=key)
+        options = {"freeze_layers": self.freeze_text, "dropout_rate": self.config.dropout, "constrain": self.by_rows}
+        return tower(*inputs, dropout_key=key, **options)
+
+    def by_rows(self, x: jax.Array) -> jax.Array:
+        """Rows [B, ...] split over the devices, whole otherwise. Left alone, XLA may split what is summed over, where weights are
+        split, and then adds up activations over all devices."""
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(SHARDED)))
 
 
 def frozen_layers(encoder_config: EncoderConfig, config: ModelConfig, name: str) -> int:

@@ -74,7 +74,7 @@ class TwoTower(TextTower):
             """[S, R, T] tokens -> [S, C, D]."""
             S, R, T = group[0].shape
             tower = encoder.merge(self.graph, tower_params)
-            tokens, segment_ids, positions = (x.reshape(S * R, T) for x in group[:3])
+            tokens, segment_ids, positions = (self.by_rows(x.reshape(S * R, T)) for x in group[:3])
             states = tower(
                 tokens,
                 segment_ids,
@@ -82,6 +82,7 @@ class TwoTower(TextTower):
                 freeze_layers=self.freeze_concept,
                 dropout_rate=self.config.dropout,
                 dropout_key=key,
+                constrain=self.by_rows,
             )[-1]
             member = (group[3].reshape(S, 1, R * T) == jnp.arange(C)[:, None]).astype(states.dtype)  # [S, C, R * T]
             sums = jnp.einsum("sct,std->scd", member, states.reshape(S, R * T, -1))
