@@ -95,6 +95,21 @@ def test_a_longer_corpus_costs_only_what_is_new_and_a_shorter_one_is_what_comes_
         assert len(server.sent()) == 25
 
 
+def test_after_a_reading_that_broke_off_the_corpus_before_is_read_again(tmp_path):
+    out, broken = tmp_path / "out", corpus(tmp_path / "broken.jsonl", 5, start=20)
+    broken.write_text(broken.read_text() + "{")
+    with serve() as server:
+        command = words(corpus(tmp_path / "c.jsonl", 10), out, server.url)
+        assert annotate(*command) == 0
+        written = outputs(out)
+        assert annotate(*words(broken, out, server.url)) == 2
+        assert annotate("parse", *command) == 2
+        assert len(annotated(out)) == 10  # nothing is made of half a corpus
+        assert annotate(*command) == 0
+        assert set(server.sent().values()) == {1}
+    assert outputs(out) == written
+
+
 def test_another_model_is_asked_anew_and_the_old_replies_stay(tmp_path):
     out = tmp_path / "out"
     with serve() as server:

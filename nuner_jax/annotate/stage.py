@@ -133,6 +133,7 @@ def read(ledger: Ledger, config: AnnotateConfig) -> None:
     """Reads the corpus into the ledger, unless the very same one has been read to its end before."""
     if is_read(ledger, config):
         return
+    ledger.set_note("corpus", "{}")  # should this reading break off, no earlier one stands for it
     counts: Counter[str] = Counter()
     found = scan(ledger, sentences_of(config, counts), terms_of(config), config.llm.sentences_per_request)
     if not found["sentences"]:
@@ -202,10 +203,12 @@ def send(ledger: Ledger, client: Client, config: AnnotateConfig, manner: Manner 
 
 
 def finish(ledger: Ledger, out: Path) -> None:
-    """Writes annotations-*.jsonl and the report from what the ledger holds."""
+    """Writes annotations-*.jsonl and the report from what the ledger holds. Raises InputError if the last reading broke off."""
     corpus = json.loads(ledger.note("corpus") or "{}")
-    dropped = Counter({name: n for name, n in corpus.get("counts", {}).items() if name not in TAKEN})
-    dropped.update({f"sentence: {name}": corpus.get("found", {}).get(name, 0) for name in ("repeated", "not_unicode")})
+    if not corpus:
+        raise InputError(f"{out}: the corpus has not been read to its end; annotate and batch submit read it once more")
+    dropped = Counter({name: n for name, n in corpus["counts"].items() if name not in TAKEN})
+    dropped.update({f"sentence: {name}": corpus["found"].get(name, 0) for name in ("repeated", "not_unicode")})
     statistics = report.Statistics()
     annotations.write(statistics.watch(annotations.records(ledger, dropped)), out, ledger.num_answered())
     states = ledger.states()
@@ -214,7 +217,7 @@ def finish(ledger: Ledger, out: Path) -> None:
     usd, prompt_tokens, completion_tokens = ledger.spent()
     terms = ledger.terms()
     facts = {
-        "corpus": corpus.get("path", ""),
+        "corpus": corpus["path"],
         "model": terms.model if terms else "",
         "prompt": f"{terms.prompt_version}, {terms.params}" if terms else "",
         "requests": ", ".join(f"{count:,} {state}" for state, count in states.most_common()),
