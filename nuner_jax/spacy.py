@@ -8,6 +8,7 @@ Registered by an entry point when nuner_jax is installed (extra `spacy`); import
 """
 
 import json
+import tempfile
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.util import ensure_path, filter_spans, minibatch
+from srsly import msgpack_dumps, msgpack_loads
+
+from nuner_jax.errors import InputError
 
 if TYPE_CHECKING:
     from nuner_jax.inference.entities import Entity
@@ -109,3 +113,23 @@ class Nuner:
         self.model = str(folder / MODEL)
         self.__dict__.pop("ner", None)
         return self
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        """What to_disk writes, as one string of bytes. Raises InputError."""
+        with tempfile.TemporaryDirectory() as name:
+            self.to_disk(name, exclude=exclude)
+            files = [path for path in sorted(Path(name).rglob("*")) if path.is_file()]
+            return msgpack_dumps({path.relative_to(name).as_posix(): path.read_bytes() for path in files})
+
+    def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> "Nuner":
+        """What to_bytes gave; the model's files stay in a temporary folder as long as the component. Raises InputError."""
+        files = msgpack_loads(data)
+        self._files = tempfile.TemporaryDirectory()
+        root = Path(self._files.name).resolve()
+        for name, content in files.items():
+            path = (root / name).resolve()
+            if not path.is_relative_to(root):
+                raise InputError(f"from_bytes: {name!r} leads out of the component's folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return self.from_disk(root, exclude=exclude)

@@ -9,6 +9,7 @@ import pytest
 from helpers import write_json_lines
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from nuner_jax.concepts import projection
 from nuner_jax.concepts.__main__ import main
@@ -16,6 +17,7 @@ from nuner_jax.concepts.names import read_concepts
 from nuner_jax.concepts.page import page
 from nuner_jax.concepts.picture import draw
 from nuner_jax.errors import InputError
+from nuner_jax.inference.zero_shot import Concepts
 
 
 def clusters(count=12, width=16):
@@ -138,6 +140,12 @@ def test_the_picture_shows_as_many_names_as_it_says(tmp_path):
     assert (tmp_path / "few.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """No test writes into the user's cache directory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def model(tiny_encoder, tmp_path_factory):
     """A folder as export writes it, in what these commands read: an encoder, its concept encoder, nuner.json."""
@@ -177,6 +185,32 @@ def test_the_nearest_concept_is_the_phrase_itself(model, tmp_path, capsys):
     assert rows[0] == ["1.000", "0", "car part"]
     assert len(rows) == 2
     assert float(rows[1][0]) < 1
+
+
+def test_a_table_is_embedded_once_for_many_phrases(model, tmp_path, capsys, monkeypatch):
+    names, asked = tmp_path / "names.txt", []
+    names.write_text("city\ncar part\nfood dish\n")
+    embed = Concepts.embed
+    monkeypatch.setattr(Concepts, "embed", lambda self, texts: asked.append(list(texts)) or embed(self, texts))
+    other = shutil.copytree(model, tmp_path / "other")
+    weights = other / "concept_encoder" / "model.safetensors"
+    save_file({name: x * 2 for name, x in load_file(weights).items()}, weights)
+
+    def nearest(phrase, folder=model):
+        asked.clear()
+        status, out, _ = run(["nearest", phrase, "--model", folder, "--concepts", names], capsys)
+        assert status == 0
+        return out, len(asked)
+
+    first = nearest("city")
+    assert first[1] == 2
+    assert nearest("city") == (first[0], 1)  # only the phrase
+    for file in (tmp_path / "cache").rglob("*.npy"):
+        file.write_bytes(file.read_bytes()[:50])
+    assert nearest("city") == (first[0], 2)  # a broken file is no table
+    assert nearest("city", other)[1] == 2  # nor is that of another encoder
+    names.write_text("city\n")
+    assert nearest("city")[1] == 2
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def desk(tiny_encoder, tmp_path, monkeypatch):
     (tmp_path / "examples.txt").write_text(blocks(TEXTS["docs/inference.md"], "text")[0], encoding="utf8")
     (tmp_path / "texts.txt").write_text("Whisk the eggs.\nA copper bowl.\n", encoding="utf8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 

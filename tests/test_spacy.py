@@ -1,5 +1,6 @@
 """The spaCy component: ents and spans, batches, a pipeline saved and loaded elsewhere, registration without an import."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import spacy
+import srsly
 from spacy.tokens import Span
 
 import nuner_jax.spacy
@@ -75,6 +77,47 @@ def test_a_saved_pipeline_needs_nothing_else(saved, tmp_path):
     loaded = spacy.load(tmp_path / "elsewhere")
     assert [found(doc, "mine") for doc in loaded.pipe(TEXTS)] == before
     assert loaded.get_pipe("nuner").options["threshold"] == 0.3
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_encoder, tmp_path_factory):
+    """An encoder with a concept encoder, as export leaves them; no head."""
+    folder = tmp_path_factory.mktemp("exported") / "hf"
+    shutil.copytree(tiny_encoder, folder)
+    shutil.copytree(tiny_encoder, folder / "concept_encoder")
+    about = {"logit": {"kind": "cosine", "scale": 8.0, "bias": -4.0}, "concept_encoder": "concept_encoder"}
+    (folder / "nuner.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_a_zero_shot_pipeline_is_saved_too_and_over_itself(exported, tmp_path):
+    nlp = pipeline(exported, labels=["letter", "food"], threshold=0.1)
+    before = [found(doc) for doc in nlp.pipe(TEXTS)]
+    assert any(before)
+    nlp.to_disk(tmp_path / "pipeline")
+    loaded = spacy.load(tmp_path / "pipeline")
+    assert [found(doc) for doc in loaded.pipe(TEXTS)] == before
+    loaded.to_disk(tmp_path / "pipeline")
+    assert [found(doc) for doc in spacy.load(tmp_path / "pipeline").pipe(TEXTS)] == before
+    with pytest.raises(InputError, match="was not written by save"):
+        NuNER.from_pretrained(exported).save(exported)
+
+
+def test_a_pipeline_goes_through_bytes(saved):
+    nlp = pipeline(saved, threshold=0.3, spans_key="mine")
+    before = [found(doc, "mine") for doc in nlp.pipe(TEXTS)]
+    data = nlp.to_bytes()
+    again = spacy.blank("en")
+    again.add_pipe("nuner")
+    again.from_bytes(data)
+    assert [found(doc, "mine") for doc in again.pipe(TEXTS)] == before
+    assert again.get_pipe("nuner").to_bytes() == nlp.get_pipe("nuner").to_bytes()
+
+
+def test_bytes_that_lead_out_of_the_folder_are_refused(tmp_path):
+    data = srsly.msgpack_dumps({"../../out.txt": b"x"})
+    with pytest.raises(InputError, match=r"'\.\./\.\./out\.txt' leads out"):
+        component().from_bytes(data)
 
 
 def component(*entities):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nuner_jax.concepts.embedding import embed, load_concept_encoder
+from nuner_jax.concepts.embedding import cache_folder, embed, load_concept_encoder
 from nuner_jax.concepts.names import Named, read_concepts
 from nuner_jax.concepts.projection import nearest, project
 from nuner_jax.config import ConceptMapConfig, NearestConfig
@@ -21,8 +21,7 @@ def draw_map(config: ConceptMapConfig) -> None:
     if config.limit < 0 or config.width <= 0 or config.font_size <= 0:
         raise InputError("limit has to be 0 or more, width and font_size more than 0")
     concepts, total = read_concepts(config.concepts, config.limit)
-    encoder, with_description = load_concept_encoder(config.model)
-    vectors = embed(encoder, concepts, with_description)
+    vectors = embed(load_concept_encoder(config.model), concepts)
     points = project(vectors)
     numbers, _ = nearest(vectors, vectors, NEIGHBOURS + 1)
     others = [[n for n in row if n != i][:NEIGHBOURS] for i, row in enumerate(numbers.tolist())]
@@ -47,8 +46,8 @@ def print_nearest(phrase: str, config: NearestConfig) -> None:
     if not name:
         raise InputError(f"{phrase!r}: nothing is left of it without punctuation")
     concepts, _ = read_concepts(config.concepts)
-    encoder, with_description = load_concept_encoder(config.model)
-    vectors = embed(encoder, concepts, with_description)
-    [numbers], [cosines] = nearest(embed(encoder, [Named(name)], False), vectors, config.top)
+    encoder = load_concept_encoder(config.model)
+    vectors = embed(encoder, concepts, cache_folder(config.cache))
+    [numbers], [cosines] = nearest(embed(encoder, [Named(name)]), vectors, config.top)
     for number, cosine in zip(numbers, cosines, strict=True):
         print(f"{cosine:.3f}\t{concepts[number].frequency}\t{concepts[number].name}")

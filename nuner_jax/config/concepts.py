@@ -31,3 +31,5 @@ class NearestConfig:
     """Where to look: a data set's folder, its concepts.jsonl, a text file (one a line), or demo (the bundled corpus)."""
     top: int = 10
     """How many to print."""
+    cache: str = ""
+    """Where the embeddings are kept for the next phrase; empty: nuner_jax in the user's cache directory; none: nowhere."""

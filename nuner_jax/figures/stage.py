@@ -116,8 +116,7 @@ def concept_map(folder: Path, config: FiguresConfig, path: Path) -> str:
     from nuner_jax.plotting import COLUMN_WIDTH
 
     concepts, total = read_concepts(config.concepts, config.limit)
-    encoder, with_description = load_concept_encoder(str(folder))
-    points = project(embed(encoder, concepts, with_description))
+    points = project(embed(load_concept_encoder(str(folder)), concepts))
     path.parent.mkdir(parents=True, exist_ok=True)
     for file in (path, path.with_suffix(".pdf")):
         draw(points, [c.name for c in concepts], [c.frequency for c in concepts], file, COLUMN_WIDTH, FONT_SIZE)

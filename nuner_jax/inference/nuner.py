@@ -17,7 +17,10 @@ from nuner_jax.inference.examples import read_examples
 from nuner_jax.inference.heads import FILE, Head, Support, fit_finetune, fit_frozen
 from nuner_jax.inference.runner import Pieces, Runner
 from nuner_jax.inference.words import words_of
-from nuner_jax.inference.zero_shot import Concepts, Labels, concept_texts
+from nuner_jax.inference.zero_shot import Concepts, Labels, concept_texts, has_concepts
+
+SAVED = ".saved"
+"""Tells a saved folder without head from an exported one, which no save replaces."""
 
 
 class NuNER:
@@ -126,24 +129,18 @@ class NuNER:
     @cached_property
     def concepts(self) -> Concepts:
         """The concept encoder. Raises InputError if the folder has none."""
-        from nuner_jax.model import hf
-
-        about = self.folder / "nuner.json"
-        if not about.is_file() or not (self.folder / "concept_encoder").is_dir():
-            raise InputError(
-                f"{self.folder}: no concept encoder here, so no zero-shot by labels; fit the model on examples instead"
-            )
-        return Concepts(self.folder, hf.read_json(about))
+        return Concepts(self.folder)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Encoder, tokenizer, head and (if there is one and it still fits the encoder) concept encoder, for from_pretrained.
 
-        Written beside its place and then renamed; an earlier save there is replaced, anything else refused. Raises InputError.
+        Without a head the concept encoder has to be there. Written beside its place and then renamed; an earlier save there is
+        replaced, anything else refused. Raises InputError.
         """
         from nuner_jax.export.hf import removed_in_the_end, replace
         from nuner_jax.model import hf
 
-        if self.head is None:
+        if self.head is None and not has_concepts(self.folder):
             raise InputError("save: no head has been fitted; call fit(examples) first")
         out = check_target(folder)
         new = out.with_name(f".{out.name}.new-{os.getpid()}")
@@ -156,7 +153,10 @@ class NuNER:
                     source = self.folder / name
                     if source.exists():
                         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, new / name)
-            self.head.save(new)
+            if self.head is not None:
+                self.head.save(new)
+            else:
+                (new / SAVED).touch()
             replace(out, new)
         return out
 
@@ -164,7 +164,8 @@ class NuNER:
 def check_target(folder: str | os.PathLike[str]) -> Path:
     """The folder, if it may be written: not there, empty, or an earlier save. Raises InputError."""
     out = Path(folder)
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / FILE).is_file())):
+    saved = (out / FILE).is_file() or (out / SAVED).is_file()
+    if out.exists() and not (out.is_dir() and (saved or not any(out.iterdir()))):
         raise InputError(f"{out}: is there already and was not written by save; remove it or choose another folder")
     return out
 

@@ -5,7 +5,6 @@ Shapes: U units, D width, L labels.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,33 +14,49 @@ from nuner_jax.inference.entities import Candidates, above
 from nuner_jax.inference.runner import Runner
 
 CHUNK = 1 << 24  # scores held at once
+KEPT = 1 << 16  # label vectors that stay at hand
 PRIOR = 5.0  # minus the log odds of a random concept in training
 Labels = Sequence[str] | Mapping[str, str]
+
+
+def has_concepts(folder: Path) -> bool:
+    """Whether an encoder folder has a concept encoder beside it."""
+    return (folder / "nuner.json").is_file() and (folder / "concept_encoder").is_dir()
 
 
 class Concepts:
     """The concept encoder of a folder, the vectors of labels it has been asked for, and the trained logit."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]):
+    def __init__(self, folder: Path):
+        """Loads it from an exported folder. Raises InputError if the folder has none."""
         from nuner_jax.evaluate.encoders import load_frozen
+        from nuner_jax.model import hf
         from nuner_jax.pretrained import load_tokenizer
 
+        if not has_concepts(folder):
+            raise InputError(f"{folder}: no concept encoder here, so no zero-shot by labels; fit the model on examples instead")
+        about = hf.read_json(folder / "nuner.json")
         try:
             self.logit = {"kind": about["logit"]["kind"], **{k: float(about["logit"][k]) for k in ("scale", "bias")}}
             place = str(folder / about["concept_encoder"])
+            self.described = about.get("concept_text") == "name_and_description"  # what it read in training
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{folder / 'nuner.json'}: it does not describe a concept encoder") from None
+        self.folder = place
         self.runner = Runner(load_frozen(place), load_tokenizer(place))
         self._vectors: dict[str, np.ndarray] = {}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[L, D] vectors of concept texts, means over their tokens, of length 1 for the cosine; each computed once."""
+        """[L, D] vectors of concept texts, means over their tokens, of length 1 for the cosine; the latest KEPT stay at hand."""
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         for text, tokens in zip(new, self.runner.whole(new), strict=True):
             if not len(tokens):
                 raise InputError(f"label {text!r}: the concept encoder has no token for it")
             self._vectors[text] = self._unit(tokens.mean(0))
-        return np.stack([self._vectors[text] for text in texts])
+        result = np.stack([self._vectors[text] for text in texts])
+        for text in list(self._vectors)[:-KEPT]:
+            del self._vectors[text]
+        return result
 
     def _unit(self, x: np.ndarray) -> np.ndarray:
         if self.logit["kind"] != "cosine":
