@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nuner_jax.errors import InputError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 CAPITAL = re.compile("[A-Z]").search
@@ -120,10 +121,18 @@ def lowers_a_cased_vocabulary(tokenizer: "PreTrainedTokenizerFast") -> bool:
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """SHA-256 over everything that decides which ids a text gets; padding and truncation settings are left out."""
-    import json
+    """SHA-256 over everything that decides which ids a text gets."""
+    return backend_fingerprint(tokenizer.backend_tokenizer)
 
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+
+def backend_fingerprint(backend: "Tokenizer") -> str:
+    """As tokenizer_fingerprint."""
+    return hashlib.sha256(json.dumps(state_of(backend), sort_keys=True).encode()).hexdigest()
+
+
+def state_of(backend: "Tokenizer") -> dict[str, Any]:
+    """What decides which ids a text gets; padding and truncation settings are left out."""
+    state = json.loads(backend.to_str())
     state.pop("padding", None)
     state.pop("truncation", None)
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    return state

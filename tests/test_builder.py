@@ -1,16 +1,20 @@
 """The dataset stage as a whole: where its data comes from, what it says about it, and what a failure leaves."""
 
 import json
+import multiprocessing
+import os
 import resource
 import signal
+import sys
 
 import pytest
 from helpers import write_mentions
 
 from nuner_jax.config import DatasetConfig
+from nuner_jax.dataset import local
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.loader import PackedDataset
-from nuner_jax.errors import InputError
+from nuner_jax.errors import InputError, NunerError
 from nuner_jax.lists import Strs
 
 TEXT = "alpha beta gamma"
@@ -129,8 +133,6 @@ def test_a_full_disk_leaves_no_half_data_set_and_the_earlier_one_stays(tmp_path,
 
 
 def test_a_single_shard_is_the_same_by_processes_as_without(tmp_path, settings, monkeypatch):
-    from nuner_jax.dataset import local
-
     source = str(write_mentions(tmp_path / "a.jsonl", 40))
     alone = build(DatasetConfig(input=Strs([source]), num_workers=1, **settings))
     monkeypatch.setattr(local, "MIN_CHUNKS_FOR_PROCESSES", 1)
@@ -156,3 +158,28 @@ def test_only_so_many_concepts_are_kept_and_the_mentions_of_others_counted(tmp_p
     assert concepts(num_concepts=2, concept_choice="random") == concepts(num_concepts=2, concept_choice="random")
     with pytest.raises(InputError, match="num_concepts -1"):
         concepts(num_concepts=-1)
+
+
+def killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_ends_the_build_with_a_line_that_says_so():
+    with (
+        multiprocessing.get_context("spawn").Pool(2) as pool,
+        pytest.raises(NunerError, match=r"a worker process ended \(status -9\)"),
+    ):
+        list(local.run(pool, killed, [1]))
+
+
+def test_a_process_with_threads_is_not_copied(monkeypatch):
+    loaded = {name: module for name, module in sys.modules.items() if name not in ("jax", "torch", "tensorflow", "grpc")}
+    monkeypatch.setattr(local.sys, "modules", loaded)
+    monkeypatch.setattr(local.sys, "platform", "linux")
+    monkeypatch.setattr(local.threading, "active_count", lambda: 1)
+    assert local._context().get_start_method() == "fork"
+    loaded["jax"] = sys
+    assert local._context().get_start_method() == "spawn"
+    del loaded["jax"]
+    monkeypatch.setattr(local.threading, "active_count", lambda: 2)
+    assert local._context().get_start_method() == "spawn"

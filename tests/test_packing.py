@@ -1,10 +1,12 @@
 """Packing: nothing lost, nothing over capacity, segments and positions as the encoder expects them."""
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuner_jax.dataset.packing import TokenSpans, fill_row, pack
+from nuner_jax.dataset.packing import TokenSpans, fill_rows, pack
 from nuner_jax.errors import InputError
 
 items = st.lists(st.tuples(st.integers(1, 32), st.integers(0, 6)), max_size=80)
@@ -37,13 +39,15 @@ def test_an_item_that_fits_no_row_is_refused(length, count):
         pack([length], [count], 8, 2)
 
 
-def test_a_row_restarts_segments_and_positions_and_moves_the_mentions():
-    first = TokenSpans([11, 12, 13], ((1, 1, 7),))
-    second = TokenSpans([21, 22], ((0, 1, 9), (1, 1, 3)))
-    assert fill_row([first, second], 8, 4) == {
-        "tokens": [11, 12, 13, 21, 22, 0, 0, 0],
-        "segment_ids": [1, 1, 1, 2, 2, 0, 0, 0],
-        "positions": [0, 1, 2, 0, 1, 0, 0, 0],
-        "mentions": [1, 1, 7, 3, 4, 9, 4, 4, 3, 0, 0, 0],
-        "num_mentions": [3],
+def test_rows_restart_segments_and_positions_and_move_the_mentions():
+    first = TokenSpans(array("i", [11, 12, 13]), ((1, 1, 7),))
+    second = TokenSpans(array("i", [21, 22]), ((0, 1, 9), (1, 1, 3)))
+    third = TokenSpans(array("i", [31]), ())
+    rows = fill_rows([first, second, third], [[2, 1], [0]])
+    assert {name: (values.tolist(), counts.tolist()) for name, (values, counts) in rows.items()} == {
+        "tokens": ([31, 21, 22, 11, 12, 13], [3, 3]),
+        "segment_ids": ([1, 2, 2, 1, 1, 1], [3, 3]),
+        "positions": ([0, 0, 1, 0, 1, 2], [3, 3]),
+        "mentions": ([1, 2, 9, 2, 2, 3, 1, 1, 7], [6, 3]),
+        "num_mentions": ([2, 1], [1, 1]),
     }

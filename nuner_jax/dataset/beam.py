@@ -15,17 +15,15 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nuner_jax import files
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records, sentences
+from nuner_jax.dataset.backend import Backend
 from nuner_jax.dataset.sentences import Built, Group
 from nuner_jax.dataset.tokenize import TextTokenizer
 from nuner_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 REPORT = "built.json"
 """What the pipeline has counted, from whoever wrote it to the process that started the pipeline."""
@@ -33,10 +31,10 @@ REPORT = "built.json"
 Count = tuple[tuple[str, Hashable], int]
 
 
-def build_on_beam(config: DatasetConfig, tokenizer: "PreTrainedTokenizerFast", folder: str) -> Built:
+def build_on_beam(config: DatasetConfig, backend: Backend, folder: str) -> Built:
     """Writes the shards to the folder or address. Raises InputError for broken input, missing extra, wrong flags."""
     with _pipeline(config) as pipeline:
-        _add_steps(pipeline, config, tokenizer, folder)
+        _add_steps(pipeline, config, backend, folder)
     place = f"{folder}/{REPORT}"
     with files.open_text(place) as file:
         report = json.load(file)
@@ -70,7 +68,7 @@ def _pipeline(config: DatasetConfig) -> Any:
         raise InputError(f"beam_args {' '.join(config.beam_args)}: {error}") from None
 
 
-def _add_steps(pipeline: Any, config: DatasetConfig, tokenizer: "PreTrainedTokenizerFast", folder: str) -> None:
+def _add_steps(pipeline: Any, config: DatasetConfig, backend: Backend, folder: str) -> None:
     import apache_beam as beam
     from apache_beam.pvalue import AsIter, AsSingleton
 
@@ -81,8 +79,7 @@ def _add_steps(pipeline: Any, config: DatasetConfig, tokenizer: "PreTrainedToken
     together = config.merge != "none" or config.limit > 0  # then a file is not read without the others
     jobs = [tuple(config.input)] if together else [(path,) for path in config.input]
     chunks = pipeline | "files" >> beam.Create(list(enumerate(jobs))) | step("read", _read, config)
-    backend = tokenizer.backend_tokenizer.to_str()
-    encoded = chunks["values"] | beam.Reshuffle() | step("encode", _encode, config, backend)
+    encoded = chunks["values"] | beam.Reshuffle() | step("encode", _encode, config, backend.tokenizer.to_str())
     unique = encoded["values"] | "by text" >> beam.GroupByKey() | step("unique", _unique, config)
     counted = (chunks["counts"], encoded["counts"], unique["counts"]) | "all counts" >> beam.Flatten()
     counts = counted | "sum" >> beam.CombinePerKey(sum)
@@ -91,7 +88,7 @@ def _add_steps(pipeline: Any, config: DatasetConfig, tokenizer: "PreTrainedToken
         return AsIter(counts | f"only {'and '.join(kinds)}" >> beam.Filter(lambda count: count[0][0] in kinds))
 
     start = pipeline | "start" >> beam.Create([None])
-    table = start | "table" >> beam.Map(_table, config, tokenizer, only("concept"), only("description"))
+    table = start | "table" >> beam.Map(_table, config, backend, only("concept"), only("description"))
     by_group = unique["values"] | "group" >> beam.Map(_with_group, config, only("split")) | "by group" >> beam.GroupByKey()
     groups = AsIter(by_group | "groups" >> beam.Keys())
     shards = by_group | step("pack", _pack, config, folder, AsSingleton(table), groups)
@@ -129,19 +126,19 @@ def _read(job: Any, config: DatasetConfig) -> Iterator[Any]:
 
 
 @lru_cache(maxsize=1)
-def _text_tokenizer(backend: str) -> TextTokenizer:
+def _text_tokenizer(tokenizer: str) -> TextTokenizer:
     """One a process."""
     from tokenizers import Tokenizer
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return TextTokenizer(Tokenizer.from_str(backend))
+    return TextTokenizer(Tokenizer.from_str(tokenizer))
 
 
-def _encode(item: Any, config: DatasetConfig, backend: str) -> Iterator[Any]:
+def _encode(item: Any, config: DatasetConfig, tokenizer: str) -> Iterator[Any]:
     """(hash, sentence)."""
     order, chunk = item
     try:
-        encoded = sentences.encode_chunk(config, _text_tokenizer(backend), chunk)
+        encoded = sentences.encode_chunk(config, _text_tokenizer(tokenizer), chunk)
     except InputError as error:
         yield _failed((0, *order), error)
         return
@@ -170,12 +167,12 @@ def _by_key(counts: Iterable[Count]) -> Counter[Any]:
     return Counter({key: n for (_, key), n in counts})
 
 
-def _table(_: None, config: DatasetConfig, tokenizer: Any, frequency: Iterable[Count], descriptions: Iterable[Count]) -> Any:
+def _table(_: None, config: DatasetConfig, backend: Backend, frequency: Iterable[Count], descriptions: Iterable[Count]) -> Any:
     """The concept table, and the mentions that are dropped for want of company."""
     dropped: Counter[str] = Counter()
     mentions, told = (_by_key(counts) for counts in (frequency, descriptions))
     kept = sentences.concept_ids(mentions, config, dropped)
-    return sentences.build_table(config, tokenizer, kept, told), dropped
+    return sentences.build_table(config, backend, kept, told), dropped
 
 
 def _with_group(item: Any, config: DatasetConfig, sizes: Iterable[Count]) -> Any:
@@ -187,7 +184,7 @@ def _pack(item: Any, config: DatasetConfig, folder: str, made: Any, groups: Iter
     """(split, number of the group, rows, bytes) of a shard that has been written."""
     (split, number), members = item
     ids = {concept.name: concept.id for concept in made[0]}
-    ordered = sorted([(key, sentences.TokenSpans(*sentence)) for key, sentence in members], key=lambda m: (m[0], m[1].mentions))
+    ordered = sentences.ordered([(key, sentences.TokenSpans(*sentence)) for key, sentence in members])
     rows = partial(sentences.packed_records, row_length=config.row_length, mentions_per_row=config.mentions_per_row)
     name = sentences.shard_names(groups)[split, number]
     try:

@@ -16,13 +16,14 @@ from pathlib import Path
 from nuner_jax import files
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records
+from nuner_jax.dataset.backend import load_backend
 from nuner_jax.dataset.manifest import build_manifest, describe_input, save_manifest
 from nuner_jax.dataset.sentences import Built
 from nuner_jax.dataset.summary import write_summary
 from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
 from nuner_jax.lists import Strs
-from nuner_jax.pretrained import load_tokenizer, resolve
+from nuner_jax.pretrained import resolve
 
 
 def build(config: DatasetConfig) -> Path:
@@ -48,22 +49,22 @@ def build_remotely(config: DatasetConfig) -> str:
 def write(config: DatasetConfig, folder: Path, shards: str) -> None:
     """Writes the shards to the path or address `shards`, and all else to `folder`."""
     config = replace(config, input=input_files(config.input))
-    tokenizer = load_tokenizer(config.tokenizer)
+    backend = load_backend(config.tokenizer)
     if config.runner == "beam":
         from nuner_jax.dataset.beam import build_on_beam
 
-        built = build_on_beam(config, tokenizer, shards)
+        built = build_on_beam(config, backend, shards)
     else:
         from nuner_jax.dataset.local import build_locally
 
-        built = build_locally(config, tokenizer, folder)
+        built = build_locally(config, backend, folder)
     if not built.sentences:
         raise InputError(f"{', '.join(config.input)}: no sentence to train on ({dict(built.dropped)})")
     records.write_metadata(folder, config.row_length, config.mentions_per_row, built.shards)
     concepts.save_table(folder / "concepts.jsonl", built.table)
     manifest = build_manifest(
         config,
-        tokenizer,
+        backend,
         inputs=[describe_input(path, built.read[path]) for path in config.input],
         counts=counts_of(built),
         rows={split: sum(count for count, _ in sizes) for split, sizes in built.shards.items()},

@@ -7,13 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from nuner_jax.dataset.backend import Backend
 from nuner_jax.errors import InputError
 from nuner_jax.schema import AnnotatedText, Mention, read_json_lines, write_json_lines
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 _SPACES = re.compile(r"[\s_]+")
 _EDGES = " \t.,;:!?\"'`´‘’“”„«»()[]{}<>*#/\\|-–—"
@@ -71,7 +68,7 @@ class Concept:
 def build_table(
     frequency: Mapping[str, int],
     descriptions: Mapping[tuple[str, str], int],
-    tokenizer: "PreTrainedTokenizerFast",
+    backend: Backend,
     *,
     max_length: int,
     with_description: bool,
@@ -88,8 +85,7 @@ def build_table(
     texts = [f"{name}: {d}" if with_description and d else name for name, d in zip(names, told, strict=True)]
     tokens: list[list[int]] = []
     for i in range(0, len(texts), 10_000):
-        batch = tokenizer(texts[i : i + 10_000], truncation=True, max_length=max_length, return_attention_mask=False)
-        tokens.extend(batch["input_ids"])
+        tokens.extend(backend.encode(texts[i : i + 10_000], max_length))
     rows = zip(names, told, tokens, strict=True)
     return [Concept(i, name, d, frequency[name], tuple(ids)) for i, (name, d, ids) in enumerate(rows)]
 
@@ -119,9 +115,12 @@ def merge_spans(spans: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, s
 
     So no token is twice inside mentions of one concept, and positives can be summed mention by mention.
     """
+    spans = sorted(spans)
+    if len({concept for _, _, concept in spans}) == len(spans):
+        return spans
     merged: list[tuple[int, int, str]] = []
     last_of: dict[str, int] = {}
-    for first, last, concept in sorted(spans):
+    for first, last, concept in spans:
         i = last_of.get(concept)
         if i is not None and merged[i][1] >= first:
             merged[i] = (merged[i][0], max(merged[i][1], last), concept)

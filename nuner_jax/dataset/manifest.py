@@ -4,17 +4,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nuner_jax import __version__
 from nuner_jax.cli import as_dict
 from nuner_jax.config import DatasetConfig
+from nuner_jax.dataset.backend import Backend
 from nuner_jax.dataset.importers import describe
 from nuner_jax.errors import InputError
 from nuner_jax.files import open_raw
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from nuner_jax.pretrained import backend_fingerprint
 
 NOT_IN_THE_MANIFEST = (
     "input",
@@ -33,7 +32,7 @@ def describe_input(path: str, sentences: int) -> dict[str, Any]:
 
 def build_manifest(
     config: DatasetConfig,
-    tokenizer: "PreTrainedTokenizerFast",
+    backend: Backend,
     *,
     inputs: Sequence[Mapping[str, Any]],
     counts: Mapping[str, int],
@@ -41,21 +40,18 @@ def build_manifest(
     dropped: Mapping[str, int],
 ) -> dict[str, Any]:
     """The manifest of a data set; `counts` has sentences, mentions, concepts and tokens, `rows` the rows of each split."""
-    from nuner_jax.pretrained import tokenizer_fingerprint
-
-    special: set[Any] = set(tokenizer.all_special_ids)
     manifest = {
         "format": 1,
         "nuner_jax": __version__,
         **counts,
-        "text_tokens": counts["tokens"] - tokenizer.num_special_tokens_to_add() * counts["sentences"],
+        "text_tokens": counts["tokens"] - backend.num_special * counts["sentences"],
         "rows": dict(rows),
         "row_length": config.row_length,
         "mentions_per_row": config.mentions_per_row,
         "fill": counts["tokens"] / (config.row_length * sum(rows.values())),
-        "special_token_ids": sorted(i for i in special if i != tokenizer.unk_token_id),
-        "pad_token_id": tokenizer.pad_token_id,
-        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "special_token_ids": sorted(backend.special_ids - {backend.unk_id}),
+        "pad_token_id": backend.pad_id,
+        "tokenizer": backend_fingerprint(backend.tokenizer),
         "inputs": list(inputs),
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "config": {key: value for key, value in as_dict(config).items() if key not in NOT_IN_THE_MANIFEST},

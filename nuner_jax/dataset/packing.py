@@ -1,7 +1,11 @@
 """Sentences of different lengths into rows of one length: best-fit decreasing, then the arrays of a row. Pure."""
 
+from array import array
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from nuner_jax.errors import InputError
 
@@ -9,7 +13,7 @@ from nuner_jax.errors import InputError
 class TokenSpans(NamedTuple):
     """A tokenised sentence: token ids with its special tokens, and mentions as (first token, last token, concept)."""
 
-    tokens: Sequence[int]  # [T]; an array("i") where there are many of them
+    tokens: "array[int]"  # [T], of type "i"
     mentions: tuple[tuple[int, int, Any], ...]  # the concept is a name before, an id after the table is made
 
 
@@ -55,28 +59,28 @@ def pack(lengths: Sequence[int], counts: Sequence[int], row_length: int, max_cou
     return rows
 
 
-def fill_row(sentences: Sequence[TokenSpans], row_length: int, mentions_per_row: int) -> dict[str, list[int]]:
-    """The record of one packed row, padded with zeros; padding is where segment_ids is 0.
+def fill_rows(sentences: Sequence[TokenSpans], rows: Sequence[Sequence[int]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The packed rows, each a list of sentence numbers, without the zeros that pad them; padding is where segment_ids is 0.
 
-    tokens, segment_ids (1, 2, ...), positions (from 0 in each segment): [T].
-    mentions: [M * 3] (first token, last token, concept id), in the order of the text; num_mentions: [1], how many of them are real.
+    By name the values of all rows, one row after another, and how many of them each row has: tokens, segment_ids (1, 2, ...) and
+    positions (from 0 in each segment), one a token; mentions, (first token, last token, concept id) in the order of the text;
+    num_mentions, one a row. `tokens` of the sentences are arrays ("i").
     """
-    tokens: list[int] = []
-    segment_ids: list[int] = []
-    positions: list[int] = []
-    mentions: list[int] = []
-    for segment, sentence in enumerate(sentences, start=1):
-        start, n = len(tokens), len(sentence.tokens)
-        tokens += sentence.tokens
-        segment_ids += [segment] * n
-        positions += range(n)
-        for first, last, concept in sentence.mentions:
-            mentions += (start + first, start + last, concept)
-    padding = [0] * (row_length - len(tokens))
+    placed = [sentences[i] for row in rows for i in row]  # S sentences
+    lengths = np.array([len(s.tokens) for s in placed])
+    counts = np.array([len(s.mentions) for s in placed])
+    sizes = np.array([len(row) for row in rows])  # [R]
+    heads = np.cumsum(sizes) - sizes  # [R] the first sentence of each row
+    first = np.repeat(heads, sizes)  # [S] the first sentence of its row
+    starts = np.cumsum(lengths) - lengths  # [S] the first token, of all rows' tokens
+    per_row, mentions_per_row = np.add.reduceat(lengths, heads), np.add.reduceat(counts, heads)
+    spans = chain.from_iterable(chain.from_iterable([s.mentions for s in placed]))
+    mentions = np.fromiter(spans, np.int64, 3 * int(counts.sum())).reshape(-1, 3)
+    mentions[:, :2] += np.repeat(starts - starts[first], counts)[:, None]
     return {
-        "tokens": tokens + padding,
-        "segment_ids": segment_ids + padding,
-        "positions": positions + padding,
-        "mentions": mentions + [0] * (3 * mentions_per_row - len(mentions)),
-        "num_mentions": [len(mentions) // 3],
+        "tokens": (np.frombuffer(b"".join([s.tokens for s in placed]), np.intc), per_row),
+        "segment_ids": (np.repeat(np.arange(len(placed)) - first + 1, lengths), per_row),
+        "positions": (np.arange(lengths.sum()) - np.repeat(starts, lengths), per_row),
+        "mentions": (mentions.ravel(), 3 * mentions_per_row),
+        "num_mentions": (mentions_per_row, np.ones_like(sizes)),
     }

@@ -1,16 +1,14 @@
 """The packed row on disk: a tf.train.Example in ArrayRecord, as TFDS reads and writes it, without TensorFlow."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nuner_jax.errors import InputError
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
 NAME, VERSION = "nuner", "1.0.0"
 DTYPES = {"tokens": np.int32, "segment_ids": np.int16, "positions": np.int16, "mentions": np.int32}
@@ -21,42 +19,33 @@ def dataset_folder(data_dir: str | Path) -> Path:
     return Path(data_dir) / NAME / VERSION
 
 
-def features(row_length: int, mentions_per_row: int) -> "tfds.features.FeaturesDict":
-    """The TFDS features of a packed row (see packing.fill_row)."""
-    import tensorflow_datasets as tfds
-
-    shapes = {name: (row_length,) for name in DTYPES} | {"mentions": (mentions_per_row, 3)}
-    connectors: dict[str, Any] = {n: tfds.features.Tensor(shape=shapes[n], dtype=t) for n, t in DTYPES.items()}
-    return tfds.features.FeaturesDict({**connectors, "num_mentions": tfds.features.Scalar(np.int32)})
-
-
-def _protos() -> tuple[Any, Any]:
-    """The generated modules of tf.train.Example and of its features, whose contents no type checker sees."""
-    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
-
-    return tf_example_pb2, tf_feature_pb2
-
-
-class _Varints(dict[int, bytes]):
-    """Non-negative integers in protobuf's base-128 form, each made once."""
-
-    def __missing__(self, value: int) -> bytes:
-        rest, form = value, bytearray()
-        while rest > 127:
-            form.append(rest & 127 | 128)
-            rest >>= 7
-        form.append(rest)
-        self[value] = bytes(form)
-        return self[value]
-
-
-_varints = _Varints()
 FIELDS = (*sorted([*DTYPES, "num_mentions"]),)
+
+
+def varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Numbers from 0 to 2**31 - 1 in protobuf's base-128 form, one after another, and where each ends."""
+    sizes = np.ones(len(values), np.int64)
+    for k in range(1, 5):
+        sizes += values >= 1 << 7 * k
+    ends = np.cumsum(sizes)
+    form = np.empty(ends[-1] if len(ends) else 0, np.uint8)
+    at, rest = ends - sizes, values
+    form[at] = rest & 127
+    while len(at := at[more := rest > 127]):
+        form[at] |= 128
+        at, rest = at + 1, rest[more] >> 7
+        form[at] = rest & 127
+    return form.tobytes(), ends
+
+
+@lru_cache(maxsize=100_000)
+def _varint(value: int) -> bytes:
+    return varints(np.array([value]))[0]
 
 
 def _tagged(tag: int, payload: bytes) -> bytes:
     """A length-delimited protobuf field."""
-    return _varints[tag << 3 | 2] + _varints[len(payload)] + payload
+    return _varint(tag << 3 | 2) + _varint(len(payload)) + payload
 
 
 @lru_cache(maxsize=100_000)
@@ -67,17 +56,25 @@ def _head(name: str, length: int) -> bytes:
     return _tagged(1, _tagged(1, name.encode()) + _tagged(2, feature))[:-length]  # Features.feature: key, value
 
 
-def serialize(row: Mapping[str, Sequence[int]]) -> bytes:
-    """A row (packing.fill_row) as a serialised tf.train.Example, its features in the order of their names.
+def serialize(rows: Mapping[str, tuple[np.ndarray, np.ndarray]], row_length: int, mentions_per_row: int) -> Iterator[bytes]:
+    """Rows (packing.fill_rows), padded with zeros, each as a serialised tf.train.Example with its features in the order of their names.
 
-    Byte for byte what the protobuf library makes of it with deterministic=True, several times as fast.
+    Byte for byte what the protobuf library makes of them with deterministic=True, many times as fast.
     """
-    parts = []
-    for name in FIELDS:
-        values = row[name]
-        packed = bytes(values) if max(values) < 128 else b"".join([_varints[value] for value in values])
-        parts += _head(name, len(packed)), packed
-    return _tagged(1, b"".join(parts))  # Example.features
+    sizes = {"mentions": 3 * mentions_per_row, "num_mentions": 1}
+    columns = [_features(name, *rows[name], sizes.get(name, row_length)) for name in FIELDS]
+    for parts in zip(*columns, strict=True):
+        yield _tagged(1, b"".join(parts))  # Example.features
+
+
+def _features(name: str, values: np.ndarray, counts: np.ndarray, size: int) -> Iterator[bytes]:
+    """One feature of each row."""
+    form, ends = varints(values)
+    bounds = np.append(0, ends)[np.cumsum(counts)].tolist()
+    start = 0
+    for end, padding in zip(bounds, (size - counts).tolist(), strict=True):
+        yield _head(name, end - start + padding) + form[start:end] + bytes(padding)
+        start = end
 
 
 def deserialize(records: Sequence[bytes]) -> dict[str, np.ndarray]:
@@ -173,38 +170,33 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
 
 
 def write_metadata(folder: Path, row_length: int, mentions_per_row: int, shards: Mapping[str, Sequence[tuple[int, int]]]) -> None:
-    """TFDS's dataset_info.json and features.json; `shards` holds the (records, bytes) of each shard by split.
-
-    The shards may lie elsewhere: TFDS looks at their names only, for which empty files stand in.
-    """
-    import tensorflow_datasets as tfds
-    from etils import epath
-
-    template = tfds.core.ShardedFileTemplate(data_dir=epath.Path(folder), dataset_name=NAME, filetype_suffix="array_record")
+    """TFDS's dataset_info.json and features.json, as TFDS itself writes them; `shards` holds the (records, bytes) of each shard by
+    split."""
     splits = [
-        tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[records for records, _ in sizes],
-            num_bytes=sum(size for _, size in sizes),
-            filename_template=template.replace(split=split),
-        )
+        {
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            "name": split,
+            "numBytes": str(sum(size for _, size in sizes)),
+            "shardLengths": [str(records) for records, _ in sizes],
+        }
         for split, sizes in shards.items()
     ]
-    paths = [folder / shard_name(split, i, len(sizes)) for split, sizes in shards.items() for i in range(len(sizes))]
-    stand_ins = [path for path in paths if not path.exists()]
-    for path in stand_ins:
-        path.touch()
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder,
-        features=features(row_length, mentions_per_row),
-        split_infos=splits,
-        version=VERSION,
-        filename_template=template,
-        check_data=False,
-        description="Packed, tokenised sentences with concept mentions, for NuNER pre-training.",
-    )
-    for path in stand_ins:
-        path.unlink()
+    about = "Packed, tokenised sentences with concept mentions, for NuNER pre-training."
+    info = {"description": about, "fileFormat": "array_record", "name": NAME, "splits": splits, "version": VERSION}
+    shapes = {name: [row_length] for name in DTYPES} | {"mentions": [mentions_per_row, 3]}
+    features = {name: _feature("tensor_feature.Tensor", str(np.dtype(dtype)), shapes[name]) for name, dtype in DTYPES.items()}
+    features["num_mentions"] = _feature("scalar.Scalar", "int32", [])
+    tree = {"featuresDict": {"features": features}, "pythonClassName": f"{FEATURES}.features_dict.FeaturesDict"}
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True), encoding="utf8")
+    (folder / "features.json").write_text(json.dumps(tree, indent=4, sort_keys=True), encoding="utf8")
+
+
+FEATURES = "tensorflow_datasets.core.features"
+
+
+def _feature(kind: str, dtype: str, shape: Sequence[int]) -> dict[str, Any]:
+    dimensions = {"dimensions": [str(size) for size in shape]} if shape else {}
+    return {"pythonClassName": f"{FEATURES}.{kind}", "tensor": {"dtype": dtype, "encoding": "none", "shape": dimensions}}
 
 
 class RowReader:

@@ -8,23 +8,22 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import chain, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records
+from nuner_jax.dataset.backend import Backend
 from nuner_jax.dataset.importers import LINE_FORMATS, detect, parse_lines, read_any
 from nuner_jax.dataset.merge import merge_texts
-from nuner_jax.dataset.packing import TokenSpans, fill_row, pack
+from nuner_jax.dataset.packing import TokenSpans, fill_rows, pack
 from nuner_jax.dataset.tokenize import TextTokenizer
 from nuner_jax.errors import InputError
 from nuner_jax.files import open_raw
 from nuner_jax.schema import AnnotatedText
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
+HASH_BYTES = 16
 CHUNK = 1_000  # sentences that are worked on at once
 SENTENCES_PER_GROUP = 20_000
 MAX_GROUPS = 1_024
@@ -132,15 +131,19 @@ def encode_chunk(config: DatasetConfig, tokenizer: TextTokenizer, chunk: Chunk) 
 
 
 def sentence_hash(text: str) -> bytes:
-    """16 bytes that decide split, group and order of a sentence."""
-    return hashlib.blake2b(text.encode("utf8", "surrogatepass"), digest_size=16).digest()
+    """HASH_BYTES bytes that decide split, group and order of a sentence."""
+    return hashlib.blake2b(text.encode("utf8", "surrogatepass"), digest_size=HASH_BYTES).digest()
+
+
+def ordered(sentences: Iterable[Keyed]) -> list[Keyed]:
+    """Sorted by hash, the same text by its mentions."""
+    return sorted(sentences, key=lambda item: (item[0], item[1].mentions))
 
 
 def unique(sentences: Iterable[Keyed], dropped: Counter[str]) -> list[Keyed]:
-    """Sorted by hash, the same text with the same mentions once."""
-    ordered = sorted(sentences, key=lambda item: (item[0], item[1].mentions))
+    """The same text with the same mentions once, in order."""
     kept: list[Keyed] = []
-    for item in ordered:
+    for item in ordered(sentences):
         if kept and kept[-1][0] == item[0] and kept[-1][1].mentions == item[1].mentions:
             dropped["sentence: duplicate"] += 1
         else:
@@ -167,18 +170,24 @@ def concept_ids(frequency: Counter[str], config: DatasetConfig, dropped: Counter
 
 def build_table(
     config: DatasetConfig,
-    tokenizer: "PreTrainedTokenizerFast",
+    backend: Backend,
     frequency: Mapping[str, int],
     descriptions: Mapping[tuple[str, str], int],
 ) -> list[concepts.Concept]:
     """The concept table as configured."""
     told = config.concept_text == "name_and_description"
-    return concepts.build_table(frequency, descriptions, tokenizer, max_length=config.max_concept_length, with_description=told)
+    return concepts.build_table(frequency, descriptions, backend, max_length=config.max_concept_length, with_description=told)
 
 
 def split_of(key: bytes, validation_fraction: float) -> str:
     """The split of a sentence, by the hash of its text."""
-    return "validation" if int.from_bytes(key[:8], "big") < int(validation_fraction * 2**64) else "train"
+    return "validation" if key < _bound(validation_fraction) else "train"
+
+
+@lru_cache
+def _bound(fraction: float) -> bytes:
+    """What that share of all hashes is below."""
+    return int(fraction * 2**64).to_bytes(8, "big")
 
 
 def group_of(key: bytes, validation_fraction: float, sizes: Mapping[str, int], num_groups: int) -> Group:
@@ -188,17 +197,7 @@ def group_of(key: bytes, validation_fraction: float, sizes: Mapping[str, int], n
     if not sizes.get("train"):
         split = "train"
     count = num_groups or min(MAX_GROUPS, -(-size // SENTENCES_PER_GROUP))
-    return split, int.from_bytes(key[8:], "big") % count
-
-
-def group_sentences(sentences: Iterable[Keyed], config: DatasetConfig) -> dict[Group, list[TokenSpans]]:
-    """Sentences by (split, group), each decided by the hash of the text alone, in their order."""
-    sentences = list(sentences)
-    sizes = Counter(split_of(key, config.validation_fraction) for key, _ in sentences)
-    groups: dict[Group, list[TokenSpans]] = {}
-    for key, sentence in sentences:
-        groups.setdefault(group_of(key, config.validation_fraction, sizes, config.num_groups), []).append(sentence)
-    return dict(sorted(groups.items()))
+    return split, int.from_bytes(key[8:16], "big") % count
 
 
 def shard_names(groups: Iterable[Group]) -> dict[Group, str]:
@@ -221,5 +220,5 @@ def with_ids(sentences: Iterable[TokenSpans], ids: Mapping[str, int]) -> list[To
 def packed_records(sentences: Sequence[TokenSpans], row_length: int, mentions_per_row: int) -> Iterator[bytes]:
     """The serialised rows of one group, whose mentions have concept ids."""
     lengths, counts = [len(s.tokens) for s in sentences], [len(s.mentions) for s in sentences]
-    for row in pack(lengths, counts, row_length, mentions_per_row):
-        yield records.serialize(fill_row([sentences[i] for i in row], row_length, mentions_per_row))
+    rows = pack(lengths, counts, row_length, mentions_per_row)
+    yield from records.serialize(fill_rows(sentences, rows), row_length, mentions_per_row)

@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from nuner_jax.dataset.concepts import merge_spans
@@ -19,12 +19,15 @@ from nuner_jax.schema import AnnotatedText
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TOKEN = array("i").itemsize
 MAX_WORDS = 500_000
 """Words that are remembered; then memory starts anew."""
+OPAQUE = ()
+"""Stands for the tokens of a word that do not tell those of a text with it: such a text is not taken apart."""
+WORDS_AT_ONCE = 500
+"""New words that go through the tokenizer as one text, which costs half of what they cost one by one."""
 
 Offsets = Sequence[tuple[int, int]]  # the characters of each token; empty where a token has none
-Word = tuple[Sequence[int], Offsets, bool]
-"""Token ids, their characters within the word, and whether the first and the last token reach the word's ends."""
 
 
 class TextTokenizer:
@@ -40,7 +43,7 @@ class TextTokenizer:
         self.by_words = splits_at_blanks(backend)
         added = [re.escape(token.content) for token in backend.get_added_tokens_decoder().values()]
         self.added = re.compile("|".join(added) or r"(?!)").search
-        self.words: dict[str, Word | None] = {"": None}  # None: a text that has this word is not taken apart
+        self.forget()
 
     def __call__(
         self, records: Sequence[AnnotatedText], counts: Counter[str], *, max_length: int, max_mentions: int
@@ -63,61 +66,82 @@ class TextTokenizer:
         self, records: Sequence[AnnotatedText], counts: Counter[str], max_length: int, max_mentions: int
     ) -> list[TokenSpans | None]:
         """The records whose words are all known by themselves and fit; None for the others."""
+        if len(self.words) > MAX_WORDS:
+            self.forget()
         split = [record.text.split(" ") for record in records]
-        self.learn(set().union(*split))
-        known, prefix, suffix = self.words, self.prefix, self.suffix
+        found = [list(map(self.words.get, texts)) for texts in split]
+        new = [i for i, words in enumerate(found) if None in words]
+        self.learn({text for i in new for text, word in zip(split[i], found[i], strict=True) if word is None})
+        prefix, suffix = (array("i", ids).tobytes() for ids in (self.prefix, self.suffix))
+        longest = TOKEN * max_length - len(prefix) - len(suffix)
+        for i in new:
+            found[i] = [self.words[text] for text in split[i]]
         result: list[TokenSpans | None] = []
-        for record, texts in zip(records, split, strict=True):
-            words: list[Any] = [known[text] for text in texts]
-            if None in words:
-                result.append(None)
-                continue
-            ids = [*prefix, *chain.from_iterable([word[0] for word in words]), *suffix]
-            if len(ids) == len(prefix) + len(suffix) or len(ids) > max_length:
+        for record, texts, pieces in zip(records, split, found, strict=True):
+            words: Any = pieces
+            if OPAQUE in words or not 0 < len(ids := b"".join(words)) <= longest:
                 result.append(None)
                 continue
             spans = self._spans(record, texts, words, counts) if record.mentions else ()
-            result.append(TokenSpans(array("i", ids), fit(spans, max_mentions, counts)))
+            result.append(TokenSpans(array("i", prefix + ids + suffix), fit(spans, max_mentions, counts)))
         return result
 
     def _spans(
-        self, record: AnnotatedText, texts: Sequence[str], words: Sequence[Word], counts: Counter[str]
+        self, record: AnnotatedText, texts: Sequence[str], words: Sequence[bytes], counts: Counter[str]
     ) -> list[tuple[int, int, str]]:
         """The mentions as tokens of the joined words."""
-        text, starts = record.text, None
-        tokens = list(accumulate([len(word[0]) for word in words], initial=len(self.prefix)))
+        text, ragged, starts = record.text, self.ragged, None
+        ends = list(accumulate(map(len, words), initial=TOKEN * len(self.prefix)))  # of the words before each word, in bytes
         spans: list[tuple[int, int, str]] = []
         for m in record.mentions:
             start, end = m.start, m.end
-            first, last = text.count(" ", 0, start), text.count(" ", 0, end)
+            first = text.count(" ", 0, start)
+            last = first + text.count(" ", start, end)
             if (
                 (not start or text[start - 1] == " ")
                 and (end == len(text) or text[end] == " ")
-                and words[first][2]
-                and words[last][2]
+                and texts[first] not in ragged
+                and texts[last] not in ragged
                 and start < end
             ):
-                spans.append((tokens[first], tokens[last + 1] - 1, m.concept))  # whole words, as most mentions are
+                spans.append((ends[first] // TOKEN, ends[last + 1] // TOKEN - 1, m.concept))  # whole words, as most mentions are
                 continue
             starts = starts or list(accumulate([len(word) + 1 for word in texts], initial=0))
-            where = locate(start, end, words, starts, tokens)
+            offsets = [self.offsets[word] for word in texts]
+            where = locate(start, end, offsets, starts, [n // TOKEN for n in ends])
             if where is None:
                 counts["mention: no token"] += 1
             else:
                 spans.append((*where, m.concept))
         return spans
 
+    def forget(self) -> None:
+        """Empties the memory."""
+        self.words: dict[str, bytes | tuple[()]] = {"": OPAQUE}  # token ids
+        self.offsets: dict[str, Offsets] = {}  # characters within the word
+        self.ragged: set[str] = set()  # words of which the first or the last token does not reach the word's end
+
     def learn(self, words: set[str]) -> None:
         """Remembers the tokens of words that are new."""
-        if len(self.words) + len(words) > MAX_WORDS:
-            self.words = {"": None}
-        new = words.difference(self.words)
-        plain = [word for word in new if word.split() == [word] and not self.added(word)]
-        self.words.update(dict.fromkeys(new))
-        for word, encoding in zip(plain, self.backend.encode_batch(plain, add_special_tokens=False), strict=True):
-            ids, offsets = encoding.ids, encoding.offsets
-            to_the_ends = bool(ids) and offsets[0][0] == 0 < offsets[0][1] and offsets[-1][0] < offsets[-1][1] == len(word)
-            self.words[word] = (ids, offsets, to_the_ends)
+        plain = [word for word in words if word.split() == [word] and not self.added(word)]
+        self.words.update(dict.fromkeys(words, OPAQUE))
+        for first in range(0, len(plain), WORDS_AT_ONCE):
+            self._learn(plain[first : first + WORDS_AT_ONCE])
+
+    def _learn(self, words: Sequence[str]) -> None:
+        encoding = self.backend.encode(" ".join(words), add_special_tokens=False)
+        ids, spans = encoding.ids, encoding.offsets
+        token = start = 0
+        for word in words:
+            first, end = token, start + len(word)
+            while token < len(ids) and spans[token][0] < end:
+                token += 1
+            offsets = [(max(a - start, 0), b - start) for a, b in spans[first:token]]
+            self.words[word] = array("i", ids[first:token]).tobytes()
+            self.offsets[word] = offsets
+            if not offsets or not offsets[0][0] == 0 < offsets[0][1] or not offsets[-1][0] < offsets[-1][1] == len(word):
+                self.ragged.add(word)
+            start = end + 1
 
 
 def splits_at_blanks(backend: "Tokenizer") -> bool:
@@ -136,30 +160,32 @@ def splits_at_blanks(backend: "Tokenizer") -> bool:
     return isinstance(before, ByteLevel) and normalizer is None and byte_level.add_prefix_space and byte_level.use_regex
 
 
-def locate(start: int, end: int, words: Sequence[Word], starts: Sequence[int], tokens: Sequence[int]) -> tuple[int, int] | None:
+def locate(
+    start: int, end: int, words: Sequence[Offsets], starts: Sequence[int], tokens: Sequence[int]
+) -> tuple[int, int] | None:
     """The first and the last token that share a character with start..end; None if there is none.
 
-    `starts` and `tokens` are the first character and the first token of each word.
+    `words` holds the offsets of the tokens of each word, `starts` and `tokens` are its first character and its first token.
     """
     first = _first(start, end, words, starts, tokens)
     last = _last(start, end, words, starts, tokens)
     return None if first is None or last is None else (first, last)
 
 
-def _first(start: int, end: int, words: Sequence[Word], starts: Sequence[int], tokens: Sequence[int]) -> int | None:
+def _first(start: int, end: int, words: Sequence[Offsets], starts: Sequence[int], tokens: Sequence[int]) -> int | None:
     for word in range(bisect_right(starts, start) - 1, len(words)):
         origin = starts[word]
         if origin >= end:
             return None
-        for i, (a, b) in enumerate(words[word][1]):
+        for i, (a, b) in enumerate(words[word]):
             if b > a and origin + b > start:
                 return tokens[word] + i if origin + a < end else None
     return None
 
 
-def _last(start: int, end: int, words: Sequence[Word], starts: Sequence[int], tokens: Sequence[int]) -> int | None:
+def _last(start: int, end: int, words: Sequence[Offsets], starts: Sequence[int], tokens: Sequence[int]) -> int | None:
     for word in range(min(bisect_left(starts, end), len(words)) - 1, -1, -1):
-        origin, offsets = starts[word], words[word][1]
+        origin, offsets = starts[word], words[word]
         for i in range(len(offsets) - 1, -1, -1):
             a, b = offsets[i]
             if b > a and origin + a < end:
@@ -197,7 +223,7 @@ def tokenize_whole(
     offsets = [(0, 0) if skip else span for skip, span in zip(special, encoding.offsets, strict=True)]
     spans: list[tuple[int, int, str]] = []
     for m in record.mentions:
-        where = locate(m.start, m.end, [(ids, offsets, False)], [0], [0]) if m.end <= limit else None
+        where = locate(m.start, m.end, [offsets], [0], [0]) if m.end <= limit else None
         if where is not None:
             spans.append((*where, m.concept))
         else:
