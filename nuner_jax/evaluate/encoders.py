@@ -1,6 +1,7 @@
 """The encoders of a grid: named, hashed, loaded only when a feature has to be computed."""
 
 import hashlib
+import json
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,13 +41,15 @@ class NamedEncoder:
 
     @cached_property
     def depth(self) -> int:
-        """Number of layers."""
-        import json
-
-        from nuner_jax.model.encoder import EncoderConfig
-
+        """Number of layers. Raises InputError."""
         path = self.folder / "config.json"
-        return EncoderConfig.from_hf(json.loads(path.read_text(encoding="utf8")), str(path)).num_hidden_layers
+        try:
+            depth = json.loads(path.read_text(encoding="utf8"))["num_hidden_layers"]
+        except (OSError, ValueError, KeyError, TypeError):
+            depth = None
+        if not isinstance(depth, int):  # the rest is checked where the encoder is loaded
+            raise InputError(f"{path}: num_hidden_layers is missing or not a number")
+        return depth
 
     def layers(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """The hidden states to concatenate: those asked for, else the default by depth."""

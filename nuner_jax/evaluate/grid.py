@@ -32,9 +32,6 @@ def run(config: EvaluateConfig) -> Results:
             raise InputError(f"{what} name {twice[0]!r} is given twice; use NAME=...")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    folder = cache_folder(config)
-    if folder is not None:
-        keep_programs(folder / "programs")
     results = Results(out)
     stored = read_samples(config.samples)
     samples = {task.name: draw(task, config, stored) for task in tasks}
@@ -92,6 +89,9 @@ def run_block(config: EvaluateConfig, encoder: NamedEncoder, task: Task, samples
         print(f"{encoder.name} on {task.name}: all {len(samples)} cells are done", flush=True)
         return
     started = time.perf_counter()
+    folder = cache_folder(config)
+    if folder is not None:
+        keep_programs(folder / "programs")
     first = metrics.first_words(task.test.offsets)
     for labels, seconds in predictions(config, encoder, task, todo):
         new = []

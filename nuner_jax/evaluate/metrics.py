@@ -74,7 +74,7 @@ def _keys(spans: Spans, num_words: int, num_types: int) -> np.ndarray:
 
 def entity_counts(gold: Spans, predicted: Spans, num_words: int, num_types: int) -> Counts:
     """Mentions right (both ends and the type) and wrong by type."""
-    right = np.isin(_keys(predicted, num_words, num_types), _keys(gold, num_words, num_types))
+    right = np.isin(_keys(predicted, num_words, num_types), _keys(gold, num_words, num_types), assume_unique=True)
     tp = np.bincount(predicted.type[right], minlength=num_types)
     of = [np.bincount(spans.type, minlength=num_types) for spans in (predicted, gold)]
     return Counts(tp, of[0] - tp, of[1] - tp)
@@ -89,8 +89,8 @@ def partial_match(gold: Spans, predicted: Spans, num_words: int, num_types: int)
     if not len(gold.start) or not len(predicted.start):
         return 0.0
     gold_keys, predicted_keys = _keys(gold, num_words, num_types), _keys(predicted, num_words, num_types)
-    free = ~np.isin(gold_keys, predicted_keys)
-    left = np.flatnonzero(~np.isin(predicted_keys, gold_keys))
+    free = ~np.isin(gold_keys, predicted_keys, assume_unique=True)
+    left = np.flatnonzero(~np.isin(predicted_keys, gold_keys, assume_unique=True))
     exact = len(predicted_keys) - len(left)
     low = np.searchsorted(gold.end, predicted.start[left], side="right")
     high = np.searchsorted(gold.start, predicted.end[left], side="left")

@@ -66,7 +66,7 @@ def check_tag(where: str, tag: str, scheme: str = "iob") -> str:
 
 def sentence_of(where: str, words: Sequence[str], tags: Sequence[str], scheme: str, notes: Counter[str]) -> TaggedSentence:
     """Words and tags of a scheme as a TaggedSentence. Raises InputError that begins with `where`."""
-    for tag in tags:
+    for tag in dict.fromkeys(tags):
         check_tag(where, tag, scheme)
     if scheme == "io":
         runs = [t if t == "O" else f"{'BI'[i > 0 and tags[i - 1] == t]}-{t}" for i, t in enumerate(tags)]
@@ -100,6 +100,7 @@ def read_columns(
     sentences: list[TaggedSentence] = []
     words: list[str] = []
     tags: list[str] = []
+    known: set[str] = set()
     for number, line in _lines(path):
         if not line.strip() or line.startswith("-DOCSTART-"):
             if words:
@@ -114,8 +115,11 @@ def read_columns(
         if len(columns) < least or not columns[word_column]:
             form = "token<TAB>tag" if separator == "\t" and least == 2 else f"{least} or more columns"
             raise InputError(f"{path}, line {number}: expected {form}, got {line!r:.60}")
+        tag = columns[tag_column].strip()
+        if tag not in known:
+            known.add(check_tag(f"{path}, line {number}", tag, scheme))
         words.append(columns[word_column])
-        tags.append(check_tag(f"{path}, line {number}", columns[tag_column].strip(), scheme))
+        tags.append(tag)
     if words:
         sentences.append(sentence_of(str(path), words, tags, scheme, notes))
     return sentences

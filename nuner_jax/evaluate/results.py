@@ -26,6 +26,7 @@ class Results:
     def __init__(self, folder: Path):
         self.path = folder / "results.jsonl"
         self.rows: dict[str, Row] = {}
+        self.added = 0  # rows that this run has made
         if self.path.is_file():
             self.rows = {key(row): row for _, row in read_json_lines(self.path)}
 
@@ -44,7 +45,9 @@ class Results:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Stores rows durably."""
-        self.rows.update((key(row), row) for row in rows)
+        new = {key(row): row for row in rows}
+        self.rows |= new
+        self.added += len(new)
         write_json_lines(self.path, self.rows.values())
 
 

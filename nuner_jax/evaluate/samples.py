@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nuner_jax.config import EvaluateConfig
 from nuner_jax.errors import InputError
-from nuner_jax.evaluate.k_shot import sample
+from nuner_jax.evaluate.k_shot import samples as sampled
 from nuner_jax.evaluate.tasks import Task
 from nuner_jax.schema import read_json_lines, write_json_lines
 
@@ -39,7 +39,7 @@ def draw(task: Task, config: EvaluateConfig, stored: dict[str, Samples]) -> Samp
     """The support set of every (k, seed): stored where samples are given, else drawn. Raises InputError."""
     cells = [(k, seed) for k in config.ks for seed in range(config.seeds)]
     if not config.samples:
-        return {(k, seed): sample(task.train.counts(config.sampling), k, seed, config.sampling) for k, seed in cells}
+        return sampled(task.train.counts(config.sampling), cells, config.sampling)
     given = stored.get(task.name, {})
     for k, seed in cells:
         indices, where = given.get((k, seed)), f"{config.samples}: task {task.name}, k={k}, seed={seed}"
