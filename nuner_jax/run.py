@@ -1,7 +1,10 @@
 """The run directory: how long a run is, what it remembers, whether a command goes on with it, and signals that stop it."""
 
 import json
+import math
+import os
 import signal
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,31 @@ FREE = ("workdir", "log_every_steps", "eval_every_steps", "eval_batches", "probe
 FREE += ("checkpoint_every_minutes", "keep_checkpoints", "keep_every_steps", "extend", "data.path", "data.num_threads", "mesh")
 FREE += ("distributed", "profile", "compile_only", "data.row_length", "data.mentions_per_row", "data.concept_length")
 LENGTH = ("num_train_steps", "num_epochs")
+# Least and greatest value that a run can use.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("batch_size", "keep_checkpoints", "data.concept_group", "distributed.heartbeat_seconds"), (1, math.inf)),
+    **dict.fromkeys(("eval_batches", "data.max_concepts", "data.num_threads"), (0, math.inf)),
+    **dict.fromkeys(("model.max_negatives", "model.logit_chunk", "loss.unlabelled_weight"), (0, math.inf)),
+    **dict.fromkeys(("loss.focal_exponent", "loss.middle_weight", "optim.clip_norm", "optim.weight_decay"), (0, math.inf)),
+    **dict.fromkeys(("optim.learning_rate", "optim.logit_learning_rate", "optim.head_learning_rate"), (0, math.inf)),
+    **dict.fromkeys(("optim.warmup_fraction", "optim.final_fraction", "model.mention_mask", "loss.duplicate_cosine"), (0, 1)),
+    **dict.fromkeys(("optim.b1", "optim.b2"), (0, 0.999999)),
+    "model.dropout": (0, 0.99),  # it is rounded to n/256, and may not come to 1
+    **dict.fromkeys(("model.logit_scale", "optim.eps"), (1e-30, math.inf)),
+}
+
+
+def check_values(config: TrainConfig) -> None:
+    """Raises InputError "key: what is wrong" for a value that no run could use."""
+    for key, (least, most) in RANGES.items():
+        value = attrgetter(key)(config)
+        if not least <= value <= most:
+            raise InputError(f"{key}: {value} is {f'below {least:g}' if value < least else f'above {most:g}'}")
+    if config.gradient_accumulation_steps != 1:
+        raise InputError(
+            f"gradient_accumulation_steps {config.gradient_accumulation_steps}: refused, as the loss of a batch is not the sum of those "
+            "of its parts (they have fewer negatives); memory is saved by model.remat, data.concept_group, model.logit_chunk, mesh.fsdp"
+        )
 
 
 def resolve_steps(config: TrainConfig, num_rows: int) -> int:
@@ -26,13 +54,6 @@ def resolve_steps(config: TrainConfig, num_rows: int) -> int:
             steps = max(1, steps)
     if steps < 1:
         raise InputError(f"the run has no step (num_train_steps {config.num_train_steps}, num_epochs {config.num_epochs})")
-    if config.gradient_accumulation_steps != 1:
-        raise InputError(
-            f"gradient_accumulation_steps {config.gradient_accumulation_steps}: refused, as the loss of a batch is not the sum of those "
-            "of its parts (they have fewer negatives); memory is saved by model.remat, data.concept_group, model.logit_chunk, mesh.fsdp"
-        )
-    if config.batch_size < 1:
-        raise InputError(f"batch_size {config.batch_size} is below 1")
     return steps
 
 
@@ -45,6 +66,16 @@ def describe(config: TrainConfig, manifest: dict[str, Any], num_steps: int) -> d
         "tokenizer": manifest["tokenizer"],
     }
     return facts | {"config": cli.as_dict(config)}
+
+
+def make_folder(workdir: Path) -> None:
+    """Makes the run directory unless it is there. Raises InputError if it cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"workdir {workdir}: cannot be made ({error.strerror})") from None
+    if not os.access(workdir, os.W_OK):
+        raise InputError(f"workdir {workdir}: cannot be written")
 
 
 def remember(workdir: Path, run: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from nuner_jax import cli
 from nuner_jax.config import TrainConfig, recipes
 from nuner_jax.errors import InputError, NunerError, Preempted
 from nuner_jax.memory import use_huge_pages
-from nuner_jax.run import LENGTH, StopSignal, check_same, describe, is_due, remember, resolve_steps
+from nuner_jax.run import LENGTH, StopSignal, check_same, check_values, describe, is_due, make_folder, remember, resolve_steps
 
 if TYPE_CHECKING:
     from nuner_jax.dataset.loader import Batches
@@ -24,7 +24,7 @@ PROG = "nuner_jax.train"
 
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line and trains, or compiles only."""
-    config = cli.parse(TrainConfig, argv, prog=PROG, recipes=recipes("train"), alternatives=LENGTH)
+    config = cli.parse(TrainConfig, argv, prog=PROG, recipes=recipes("train"), alternatives=LENGTH, check=check_values)
 
     def command() -> None:
         if config.compile_only:
@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> None:
     learning_rate = optim.schedule(config.optim, config.optim.learning_rate, num_steps)
 
     # State: the newest checkpoint of this run, else the encoder that init_from names.
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     checkpoints = Checkpoints(workdir, config.keep_checkpoints, config.keep_every_steps)
     first_step, trained_seconds = checkpoints.latest() or 0, 0.0
     if first_step:

@@ -166,6 +166,28 @@ def test_an_empty_run_is_refused(refused, training, words):
     assert (value or words[1]) in message
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--batch_size", "0"], "batch_size: 0 is below 1"),
+        (["--keep_checkpoints", "0"], "keep_checkpoints: 0 is below 1"),
+        (["--data.concept_group", "0"], "data.concept_group: 0 is below 1"),
+        (["--model.dropout", "1"], "model.dropout: 1.0 is above 0.99"),
+        (["--model.logit_scale", "0"], "model.logit_scale: 0.0 is below 1e-30"),
+        (["--optim.warmup_fraction", "2"], "optim.warmup_fraction: 2.0 is above 1"),
+        (["--eval_batches=-1"], "eval_batches: -1 is below 0"),
+    ],
+)
+def test_values_that_no_run_can_use_are_refused_before_any_work(refused, words, said):
+    assert refused("train", "--data.path", "/no/data", "--num_epochs", "1", *words) == said
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_run_directory_that_cannot_be_made_is_named(refused, training, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    assert refused("train", *training, "--workdir", tmp_path / place).startswith(f"workdir {tmp_path / place}: ")
+
+
 def test_a_folder_that_holds_no_data_set_is_named(refused, training, tmp_path):
     assert refused("train", *training, "--data.path", tmp_path).startswith(f"{tmp_path}: no data set")
 

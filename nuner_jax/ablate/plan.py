@@ -13,7 +13,7 @@ from nuner_jax import __version__, cli
 from nuner_jax.config import AblateConfig, CutConfig, DatasetConfig, EvaluateConfig, ExportConfig, TrainConfig, recipes
 from nuner_jax.errors import InputError
 from nuner_jax.lists import Strs
-from nuner_jax.run import FREE, LENGTH, flat
+from nuner_jax.run import FREE, LENGTH, check_values, flat
 
 CLASSES: dict[str, Any] = {"dataset": DatasetConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
 RESERVED = {
@@ -156,7 +156,10 @@ def number(value: Any, key: str, positive: bool) -> float | None:
 def stage_config(stage: str, options: str) -> Any:
     """The config of a stage from a JSON object of dotted keys, most of which recur from point to point. Raises InputError."""
     length = LENGTH if stage == "train" else ()
-    return cli.from_values(CLASSES[stage], json.loads(options), recipes=recipes(stage), alternatives=length)
+    config = cli.from_values(CLASSES[stage], json.loads(options), recipes=recipes(stage), alternatives=length)
+    if stage == "train":
+        check_values(config)
+    return config
 
 
 def resolve(config: AblateConfig, point: Point, seed: int) -> dict[str, Any]:
