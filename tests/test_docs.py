@@ -13,8 +13,9 @@ from typing import get_type_hints
 
 import pytest
 
-from nuner_jax import config, docs, options
+from nuner_jax import cli, config, docs, options
 from nuner_jax.__main__ import COMMANDS, module_of
+from nuner_jax.run import LENGTH
 
 CLONE = Path(__file__).resolve().parent.parent
 DOCS = sorted((CLONE / "docs").rglob("*.md"))
@@ -79,6 +80,13 @@ def test_a_shown_command_is_accepted(line, capsys):
         assert PredictRequest(**json.loads(words[words.index("-d") + 1])).texts
     else:
         assert words[0] == "export", f"no test knows how to check: {line}"
+
+
+@pytest.mark.parametrize("line", [line for line in SHOWN if "--compile_only" in line])
+def test_a_shown_compilation_is_told_what_it_cannot_see_in_data(line):
+    words = shlex.split(line, comments=True)[3:]
+    train = cli.parse(config.TrainConfig, words, prog="train", recipes=config.recipes("train"), alternatives=LENGTH)
+    assert train.data.max_concepts > 0
 
 
 def test_every_command_has_its_place_in_the_readme_and_in_the_docs():
