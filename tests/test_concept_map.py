@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -174,6 +175,14 @@ def test_the_map_command_writes_picture_and_page(model, tmp_path, capsys):
     assert len(data["names"]) == 10
     assert all(len(near) == 8 and i not in near for i, near in enumerate(data["neighbours"]))
     assert (tmp_path / "map" / "concept_map.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "sklearn"])
+def test_a_map_without_the_extra_says_how_to_get_it(tmp_path, capsys, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    status, _, err = run(["map", "--model", tmp_path], capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "pip install 'nuner-jax[plots]'" in err
 
 
 def test_the_nearest_concept_is_the_phrase_itself(model, tmp_path, capsys):

@@ -66,7 +66,16 @@ def test_directories_are_recognised_themselves_and_one_level_up(runs):
         ("data", "dataset"),
     }
     assert stage.find([str(runs / "data" / "nuner" / "1.0.0")])[0][1] == "dataset"
-    assert stage.name_of(runs / "data" / "nuner" / "1.0.0") == "data"
+    assert stage.names_of([runs / "data" / "nuner" / "1.0.0"]) == ["data"]
+
+
+def test_directories_of_one_name_are_told_apart_and_one_that_is_named_twice_counts_once(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "other")
+    found = stage.find([str(runs), str(tmp_path / "other"), str(runs / "data")])
+    assert len(found) == 8
+    data = [path for path, kind in found if kind == "dataset"]
+    assert stage.names_of(data) == ["runs_data", "other_data"]
+    assert len(stage.frequency_figure(data).axes[0].get_lines()) == 2
 
 
 def test_the_command_writes_every_figure_it_can(runs, tmp_path, capsys):

@@ -1,15 +1,23 @@
 """The concept map as a picture: a dot a concept, names where they find room, readable at the width of a column."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nuner_jax.concepts.projection import place_labels
+from nuner_jax.errors import InputError
 
 DPI = 300
 MARGIN = 0.04  # of the width, around the points
 PADDING = np.array([3.0, 1.0])  # points between labels
+
+
+def check_installed() -> None:
+    """Raises InputError where what a map is made with (extra `plots`) is missing; asked before the work."""
+    if any(importlib.util.find_spec(name) is None for name in ("matplotlib", "sklearn")):
+        raise InputError("a concept map needs matplotlib and scikit-learn: pip install 'nuner-jax[plots]'")
 
 
 def draw(points: np.ndarray, names: Sequence[str], frequency: Sequence[int], path: Path, width: float, font_size: float) -> int:

@@ -16,8 +16,9 @@ NEIGHBOURS = 8
 def draw_map(config: ConceptMapConfig) -> None:
     """Writes concept_map.png and concept_map.html and tells what they show. Raises InputError."""
     from nuner_jax.concepts.page import page, write_page
-    from nuner_jax.concepts.picture import draw
+    from nuner_jax.concepts.picture import check_installed, draw
 
+    check_installed()
     if config.limit < 0 or config.width <= 0 or config.font_size <= 0:
         raise InputError("limit has to be 0 or more, width and font_size more than 0")
     concepts, total = read_concepts(config.concepts, config.limit)

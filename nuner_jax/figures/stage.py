@@ -35,10 +35,18 @@ def table_of(folder: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def name_of(folder: Path) -> str:
-    """What a figure calls a directory: of a data set the data_dir, not the version below it."""
-    parts = [part for part in folder.resolve().parts if part != "nuner" and part.count(".") != 2]
-    return parts[-1]
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What figures call directories: their names, and where these are alike as many of the directories above as tell them apart.
+
+    Of a data set the data_dir counts, not the version below it.
+    """
+    parts = [[part for part in folder.resolve().parts if part != "nuner" and part.count(".") != 2] for folder in folders]
+    names: list[str] = []
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["_".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def find(runs: Sequence[str]) -> list[tuple[Path, Kind]]:
@@ -57,7 +65,7 @@ def find(runs: Sequence[str]) -> list[tuple[Path, Kind]]:
             raise InputError(f"{name}: neither holds nor is what figures are made of ({KINDS})")
     if not found:
         raise InputError(f"name at least one directory: {KINDS}")
-    return found
+    return list({path.resolve(): (path, kind) for path, kind in found}.values())  # one that is named twice counts once
 
 
 def draw_all(config: FiguresConfig) -> Iterator[tuple[Path, str]]:
@@ -70,15 +78,15 @@ def draw_all(config: FiguresConfig) -> Iterator[tuple[Path, str]]:
         yield save(frequency_figure(folders["dataset"]), out / "concept_frequency")[0], "concept frequency"
     for name, figure, what in few_shot_figures(folders["results"]):
         yield save(figure, out / name)[0], what
-    for folder in folders["export"]:
-        path = out / f"concept_map_{name_of(folder)}.png"
+    for folder, name in zip(folders["export"], names_of(folders["export"]), strict=True):
+        path = out / f"concept_map_{name}.png"
         yield path, f"concept map, {concept_map(folder, config, path)}"
-    for folder in folders["ablation"]:
+    for folder, name in zip(folders["ablation"], names_of(folders["ablation"]), strict=True):
         from nuner_jax.ablate.report import read_scores
         from nuner_jax.figures import ablation
 
         scores = read_scores(folder)
-        yield save(ablation.draw(scores), out / f"ablation_{folder.resolve().name}")[0], f"ablation, {scores.title}"
+        yield save(ablation.draw(scores), out / f"ablation_{name}")[0], f"ablation, {scores.title}"
 
 
 def frequency_figure(folders: Sequence[Path]) -> "Figure":
@@ -86,8 +94,8 @@ def frequency_figure(folders: Sequence[Path]) -> "Figure":
     from nuner_jax.dataset.concepts import load_table
     from nuner_jax.figures import frequency
 
-    tables = {name_of(folder): table_of(folder) for folder in folders}
-    return frequency.draw({name: [c.frequency for c in load_table(path)] for name, path in tables.items() if path})
+    tables = zip(names_of(folders), map(table_of, folders), strict=True)
+    return frequency.draw({name: [c.frequency for c in load_table(path)] for name, path in tables if path})
 
 
 def few_shot_figures(folders: Sequence[Path]) -> Iterator[tuple[str, "Figure", str]]:
@@ -111,10 +119,11 @@ def concept_map(folder: Path, config: FiguresConfig, path: Path) -> str:
     """Draws the map of an exported model's concept embeddings as PNG and PDF; tells how many it shows. Raises InputError."""
     from nuner_jax.concepts.embedding import embed, load_concept_encoder
     from nuner_jax.concepts.names import read_concepts
-    from nuner_jax.concepts.picture import draw
+    from nuner_jax.concepts.picture import check_installed, draw
     from nuner_jax.concepts.projection import project
     from nuner_jax.plotting import COLUMN_WIDTH
 
+    check_installed()
     concepts, total = read_concepts(config.concepts, config.limit)
     points = project(embed(load_concept_encoder(str(folder)), concepts))
     path.parent.mkdir(parents=True, exist_ok=True)
