@@ -111,12 +111,11 @@ def painted(text: str, entities: "list[Entity]") -> str:
     result, end = "", 0
     for e in entities:
         if e.start < end:  # overlaps the one before: told behind it
-            result += f"\033[2m({e.text} {e.label})\033[0m"
+            result += f"\033[2m({printable(f'{e.text} {e.label}')})\033[0m"
             continue
         color = COLORS[zlib.crc32(e.label.encode()) % len(COLORS)]
-        result += (
-            f"{printable(text[end : e.start])}\033[30;{color}m{printable(e.text)}\033[0m\033[2m({e.label} {e.score:.2f})\033[0m"
-        )
+        result += f"{printable(text[end : e.start])}\033[30;{color}m{printable(e.text)}\033[0m"
+        result += f"\033[2m({printable(e.label)} {e.score:.2f})\033[0m"
         end = e.end
     return result + printable(text[end:])
 

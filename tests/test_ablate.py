@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -304,3 +305,9 @@ def test_an_ablation_from_declaration_to_figure(tmp_path, tiny_encoder, capsys):
     assert "| cut - untouched | " in report
     assert (tmp_path / "out" / "figure.pdf").stat().st_size > 5_000
     assert r"\toprule" in (tmp_path / "out" / "table.tex").read_text(encoding="utf8")
+
+
+def test_the_script_of_commands_survives_blanks_in_paths(tmp_path):
+    stage = plan.Stage("dataset", "nuner_jax.dataset", tmp_path / "my cache" / "x", None)
+    script = runner.commands([plan.Job("plain", None, 0, (stage,))])
+    assert shlex.split(script.splitlines()[-1]) == ["python", "-m", "nuner_jax.dataset", "--config", str(stage.config_path)]

@@ -9,6 +9,7 @@ import pytest
 
 from nuner_jax import predict
 from nuner_jax.__main__ import main
+from nuner_jax.inference.entities import Entity
 
 
 def run(*argv: str) -> int:
@@ -51,6 +52,13 @@ def test_colours_hide_no_character_and_control_characters_do_not_get_through(mod
     assert "\x1b[31m" not in out
     bare = re.sub("\x1b\\[2m\\(.*?\\)\x1b\\[0m|\x1b\\[[0-9;]*m", "", out)
     assert bare == "alpha \ufffd[31msees a movie\n"
+
+
+def test_overlapping_entities_let_no_control_character_through_either():
+    text = "a\x1b[2Jb c"
+    painted = predict.painted(text, [Entity(0, 8, text, "x\x1b[2J", 0.9), Entity(0, 6, text[:6], "y", 0.8)])
+    assert "\x1b[2J" not in painted
+    assert "y" in painted
 
 
 def test_labels_by_commas_or_from_a_file(tmp_path):

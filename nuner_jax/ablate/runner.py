@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def run_stage(stage: Stage, what: str, stop: StopSignal) -> None:
         if status == 0:
             row = {
                 "seconds": seconds,
-                "command": " ".join(["python", *stage.words]),
+                "command": shlex.join(["python", *stage.words]),
                 "finished": time.strftime("%FT%TZ", time.gmtime()),
             }
             write_json_lines(stage.folder / "done.json", [row])
@@ -136,6 +137,6 @@ def commands(jobs: Sequence[Job]) -> str:
     seen: set[Path] = set()
     for job in jobs:
         lines.append(f"# {job.label}: {json.dumps({stage.kind: stage.folder.name for stage in job.stages})}")
-        lines += [f"python {' '.join(stage.words)}" for stage in job.stages if stage.folder not in seen]
+        lines += [shlex.join(["python", *stage.words]) for stage in job.stages if stage.folder not in seen]
         seen.update(stage.folder for stage in job.stages)
     return "\n".join(lines) + "\n"
