@@ -51,21 +51,19 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def find(runs: Sequence[str]) -> list[tuple[Path, Kind]]:
     """The directories that figures can be made of: those named, or those in them. Raises InputError where there is none."""
-    found: list[tuple[Path, Kind]] = []
+    found: dict[Path, tuple[Path, Kind]] = {}  # one that is named twice counts once
     for name in runs:
         folder = Path(name)
         if not folder.is_dir():
             raise InputError(f"{name}: no such directory")
         places = [folder] if kind_of(folder) else sorted(path for path in folder.iterdir() if path.is_dir())
-        before = len(found)
-        for path in places:
-            if kind := kind_of(path):
-                found.append((path, kind))
-        if len(found) == before:
+        here: dict[Path, tuple[Path, Kind]] = {path.resolve(): (path, kind) for path in places if (kind := kind_of(path))}
+        found |= here
+        if not here:
             raise InputError(f"{name}: neither holds nor is what figures are made of ({KINDS})")
     if not found:
         raise InputError(f"name at least one directory: {KINDS}")
-    return list({path.resolve(): (path, kind) for path, kind in found}.values())  # one that is named twice counts once
+    return list(found.values())
 
 
 def draw_all(config: FiguresConfig) -> Iterator[tuple[Path, str]]:
