@@ -4,6 +4,7 @@ Precedence, lowest first: field defaults, the recipe, the --config file, the com
 """
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -23,6 +24,8 @@ from nuner_jax.lists import Floats, Ints, Strs, to_floats, to_ints, to_strs
 from nuner_jax.options import entries_of, hint, keys_of, normalise, open_groups, with_entry
 
 Config = TypeVar("Config")
+REFUSALS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+REFUSALS += (errno.ENOSPC, errno.EDQUOT)  # what a file system says of paths that cannot be used, and when it is full
 PLACES = ("workdir", "data.path", "init_from", "input", "out", "results")  # paths of the file system, unlike corpus.path
 
 
@@ -242,7 +245,7 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def run(main: Callable[[], int | None], prog: str) -> NoReturn:
-    """Runs a command: a NunerError ends it with one line and its exit status, Ctrl-C with 130, a closed pipe quietly."""
+    """Runs a command: a NunerError or a refusal of the file system ends it with one line, Ctrl-C with 130, a closed pipe quietly."""
     try:
         status = main()
         sys.stdout.flush()
@@ -255,4 +258,10 @@ def run(main: Callable[[], int | None], prog: str) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{prog}: error: {where}{os.strerror(error.errno).lower()}\n")
+        status = InputError.exit_status
     sys.exit(status or 0)

@@ -333,3 +333,20 @@ def test_a_closed_pipe_ends_a_command_quietly():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize(("place", "said"), [("missing/out", "no such file or directory"), ("file/out", "not a directory")])
+def test_what_the_file_system_refuses_ends_with_one_line(tmp_path, capsys, place, said):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: (tmp_path / place).mkdir(), "prog")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"prog: error: {tmp_path / place}: {said}\n"
+
+
+def test_other_errors_of_the_system_are_faults_and_keep_their_traceback():
+    def broken():
+        raise ConnectionResetError("gone")
+
+    with pytest.raises(ConnectionResetError):
+        cli.run(broken, "prog")
