@@ -11,7 +11,8 @@
 # workers share and where renaming a folder is atomic (Filestore; through gcsfuse only a bucket with hierarchical namespace). The slice
 # stays until `delete`.
 # SPOT=1 takes spot capacity; PROJECT and NETWORK override gcloud's defaults.
-# Ends with 0 (done), 2 (bad input), 3 (does not fit), or the status of a run that failed MAX_FAILURES times in a row.
+# Ends with 0 (done), 2 (bad input), 3 (does not fit), or the status of a run that failed, or 1 if the slice was refused, MAX_FAILURES times
+# in a row.
 set -euo pipefail
 
 : "${TPU_NAME:?name of the queued resource and of its node}" "${ZONE:?zone, such as us-west4-a}"
@@ -39,15 +40,23 @@ delete() {
 
 # Returns when the slice is there; nothing is installed on one that had to be asked for.
 wait_until_active() {
-    local now before=""
+    local now before="" refused=0
     while :; do
         now=$(state)
         [ "$now" = "$before" ] || echo "queued resource $TPU_NAME: ${now:-not there}"
         before=$now
         case $now in
-            "") create && installed="" ;;
+            "")
+                if create; then
+                    installed=""
+                else
+                    refused=$((refused + 1))
+                    [ "$refused" -lt "$MAX_FAILURES" ] || exit 1
+                    sleep "$POLL_SECONDS"
+                fi
+                ;;
             ACTIVE) return ;;
-            FAILED | SUSPENDED) delete ;;
+            FAILED | SUSPENDED) delete || sleep "$POLL_SECONDS" ;;
             *) sleep "$POLL_SECONDS" ;;
         esac
     done

@@ -24,7 +24,7 @@ printf '%s\\n' "$*" >> calls
 next() { head -n1 "$1"; sed -i 1d "$1"; }
 case "$*" in
     *" describe "*) cat state 2>/dev/null || exit 1 ;;
-    *" create "*) echo ACTIVE > state ;;
+    *" create "*) [ ! -e full ] && echo ACTIVE > state ;;
     *" delete "*) rm -f state ;;
     *nuner_jax.train*)
         line=$(next runs)
@@ -102,6 +102,13 @@ def test_what_would_end_the_same_way_again_ends_it(tmp_path, runs, expected):
 
 def test_a_crash_is_tried_again_and_progress_forgives_it(tmp_path):
     assert tpu(tmp_path, ["1 1", "1 134", "75 75", "1 1", "1 1", "0 0"])[0] == 0
+
+
+def test_a_slice_that_is_refused_again_and_again_is_given_up(tmp_path):
+    (tmp_path / "full").touch()
+    status, _, calls = tpu(tmp_path, ["0 0"])
+    assert (status, trainings(calls)) == (1, [])
+    assert len([call for call in calls if " create " in call]) == 3
 
 
 def test_the_slice_is_deleted_on_request(tmp_path):
