@@ -181,6 +181,21 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_not(workdir, tmp_pat
         export.export_run(ExportConfig(str(workdir), out=str(tmp_path / "file")))
 
 
+def test_an_earlier_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "nuner.json").write_text("{}")
+    with pytest.raises(FileNotFoundError):
+        export.replace(tmp_path / "hf", tmp_path / "gone")
+    assert [path.name for path in tmp_path.rglob("*")] == ["hf", "nuner.json"]
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_a_folder_that_cannot_be_replaced_as_a_whole_is_refused(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="name a folder"):
+        export.target_of(out, "nuner.json")
+
+
 def test_everybody_who_may_read_the_config_may_read_the_weights(exported):
     modes = {stat.S_IMODE((exported / name).stat().st_mode) for name in ("config.json", "model.safetensors")}
     assert len(modes) == 1

@@ -20,6 +20,7 @@ class ExportConfig:
     format: Literal["hf", "onnx"] = "hf"
     """hf: a Hugging Face folder; onnx: float32 and int8 files for ONNX Runtime (needs --model)."""
     push_to_hub: str = ""
-    """OWNER/NAME on the Hugging Face hub that the verified folder is uploaded to, with the token of HF_TOKEN or `hf auth login`."""
+    """OWNER/NAME on the Hugging Face hub that the verified folder is uploaded to, with the token of HF_TOKEN or `hf auth login`. A
+    repository that is not there yet is made, and is public unless its owner's default is private."""
     results: str = ""
     """results.jsonl of the evaluate stage whose scores go into the model card."""

@@ -134,9 +134,7 @@ def export_run(config: ExportConfig) -> Path:
 
     Raises InputError, and ExportError if the folder does not give back the checkpoint; then nothing is left of it.
     """
-    out = Path(config.out)
-    if out.exists() and not is_export(out):
-        raise InputError(f"{out}: is there already and was not written by this command; remove it or choose another --out")
+    out = target_of(config.out, "nuner.json")
     run = read_run(config.workdir, config.step)
     new = out.with_name(f".{out.name}.new-{os.getpid()}")
     with removed_in_the_end(new):
@@ -148,9 +146,14 @@ def export_run(config: ExportConfig) -> Path:
     return out
 
 
-def is_export(folder: Path) -> bool:
-    """Whether a folder is empty or an earlier export, which may be replaced."""
-    return folder.is_dir() and (not any(folder.iterdir()) or (folder / "nuner.json").is_file())
+def target_of(out: str, mark: str) -> Path:
+    """The folder to write, if it is not there, empty, or an earlier one, in which the file `mark` lies. Raises InputError."""
+    folder = Path(out)
+    if folder.name in ("", ".."):
+        raise InputError(f"out {out!r}: name a folder that can be replaced as a whole")
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / mark).is_file())):
+        raise InputError(f"{folder}: is there already and was not written by this command; remove it or choose another --out")
+    return folder
 
 
 @contextlib.contextmanager
@@ -163,12 +166,17 @@ def removed_in_the_end(folder: Path) -> Iterator[None]:
 
 
 def replace(out: Path, new: Path) -> None:
-    """Gives `new` the name `out`; the folder that had it goes."""
+    """Gives `new` the name `out`; the folder that had it goes, or stays if that fails."""
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    with removed_in_the_end(old):
-        if out.exists():
-            out.rename(old)
+    if out.exists():
+        out.rename(old)
+    try:
         new.rename(out)
+    except BaseException:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write(folder: Path, run: Run, results: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nuner_jax.errors import InputError
-from nuner_jax.export.hf import SAMPLE_LENGTH, SAMPLES, TOLERANCE, expect, head_layers, removed_in_the_end, replace
+from nuner_jax.export.hf import SAMPLE_LENGTH, SAMPLES, TOLERANCE, expect, head_layers, removed_in_the_end, replace, target_of
 from nuner_jax.export.token_classifier import check_portable, sample_texts
 from nuner_jax.model import hf
 from nuner_jax.model.encoder import hidden_states, structure
@@ -33,7 +33,7 @@ def export_onnx(model: str, out: str) -> Path:
     from nuner_jax.export.onnx_graph import build
     from nuner_jax.inference.nuner import NuNER
 
-    target = check_onnx_target(out)
+    target = target_of(out, FLOAT)
     ner = NuNER.from_pretrained(model)
     if ner.head is not None:
         check_portable(ner, model)
@@ -77,14 +77,6 @@ def quantize(source: Path, target: Path, has_classifier: bool) -> None:
         )
     finally:
         logging.disable(logging.NOTSET)
-
-
-def check_onnx_target(out: str) -> Path:
-    """The folder, if it is not there, empty or an earlier ONNX export. Raises InputError."""
-    target = Path(out)
-    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / FLOAT).is_file())):
-        raise InputError(f"{target}: is there already and was not written by this command; remove it or choose another --out")
-    return target
 
 
 def default_features(folder: Path, depth: int) -> tuple[int, ...]:
