@@ -65,7 +65,9 @@ def describe(config: TrainConfig, manifest: dict[str, Any], num_steps: int) -> d
         "data": manifest["fingerprint"],
         "tokenizer": manifest["tokenizer"],
     }
-    return facts | {"config": cli.as_dict(config)}
+    dataset = {key: manifest[key] for key in ("sentences", "mentions", "concepts", "fingerprint")}
+    dataset["concept_text"] = manifest["config"]["concept_text"]  # export needs it, when the data set may be gone
+    return facts | {"dataset": dataset, "config": cli.as_dict(config)}
 
 
 def make_folder(workdir: Path) -> None:

@@ -38,6 +38,13 @@ def make_run(workdir, source, steps=(3, 5), **settings):
         "num_steps": 5,
         "data": "0" * 64,
         "tokenizer": tokenizer_fingerprint(load_tokenizer(str(source))),
+        "dataset": {
+            "sentences": 7,
+            "mentions": 20,
+            "concepts": 9,
+            "fingerprint": "0" * 64,
+            "concept_text": "name_and_description",
+        },
         "config": as_dict(run),
     }
     workdir.mkdir(parents=True)
@@ -91,7 +98,9 @@ def test_nuner_json(exported):
     assert about["logit"]["scale"] == pytest.approx(12.5, rel=1e-6)
     assert about["logit"]["bias"] == pytest.approx(-4.25)
     assert about["layers"] == [-1, -2]
-    assert (about["recipe"], about["step"], about["concept_text"], about["base"]) == ("nuner_jax", 5, "name", None)
+    assert (about["recipe"], about["step"], about["base"]) == ("nuner_jax", 5, None)
+    assert about["concept_text"] == "name_and_description"  # though the data set is gone
+    assert about["data"] == {"sentences": 7, "mentions": 20, "concepts": 9, "fingerprint": "0" * 64}
 
 
 @pytest.mark.parametrize(("depth", "layers"), [(1, [-1]), (2, [-1, -2]), (6, [-1, -4]), (12, [-1, -7]), (24, [-1, -13])])
@@ -286,6 +295,15 @@ def test_what_is_missing_in_the_run_directory_is_named(workdir, tmp_path, capsys
     assert end.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "hf").exists()
+
+
+def test_the_description_of_another_version_is_told_how_to_renew(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "w")
+    description = json.loads((tmp_path / "w" / "run.json").read_text())
+    del description["dataset"]
+    write_json_lines(tmp_path / "w" / "run.json", [description])
+    with pytest.raises(InputError, match=r"run\.json: it lacks dataset; the same train command"):
+        export.read_run(tmp_path / "w", None)
 
 
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(workdir, tmp_path):

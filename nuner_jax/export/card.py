@@ -91,7 +91,7 @@ def files(about: dict[str, Any]) -> list[str]:
 
 
 def training(about: dict[str, Any], config: dict[str, Any]) -> list[str]:
-    """Recipe and data, as far as the run knows them."""
+    """Recipe and data."""
     model, data = config["model"], about["data"]
     special = {-1: "nothing", 0: "the embeddings", "half": "the embeddings and the bottom half of the layers"}
     frozen = special.get(model["freeze_layers"], f"the embeddings and the bottom {model['freeze_layers']} layers")
@@ -99,11 +99,10 @@ def training(about: dict[str, Any], config: dict[str, Any]) -> list[str]:
         f"- recipe `{about['recipe']}`, step {about['step']} of {about['num_steps']}, {config['batch_size']} packed rows a step,",
         f"  learning rate {config['optim']['learning_rate']:g}, frozen in the text encoder: {frozen}",
     ]
-    if data:
-        lines.append(
-            f"- data: {data['sentences']:,} sentences with {data['mentions']:,} mentions of {data['concepts']:,} concepts"
-            f" (fingerprint {data['fingerprint'][:12]}), annotated by an LLM"
-        )
+    lines.append(
+        f"- data: {data['sentences']:,} sentences with {data['mentions']:,} mentions of {data['concepts']:,} concepts"
+        f" (fingerprint {data['fingerprint'][:12]}), annotated by an LLM"
+    )
     return lines
 
 

@@ -62,6 +62,9 @@ def read_run(workdir: str | Path, step: int | None) -> Run:
     sidecar = Path(workdir) / "encoder"
     config, carried, source = hf.load_sidecar(sidecar)
     description = hf.read_json(Path(workdir) / "run.json")
+    if missing := {"config", "dataset", "num_steps", "tokenizer"} - description.keys():
+        told = ", ".join(sorted(missing))
+        raise InputError(f"{Path(workdir) / 'run.json'}: it lacks {told}; the same train command once more writes it anew")
     for name, leaf in leaves(params):
         if not np.isfinite(leaf).all():
             raise InputError(f"{workdir}: step {chosen} has numbers that are not finite in {name}")
@@ -84,7 +87,7 @@ def head_layers(num_layers: int) -> list[int]:
 
 def facts(run: Run) -> dict[str, Any]:
     """nuner.json: what a user of the folder needs besides the two encoders."""
-    config, manifest = run.description["config"], read_manifest(run)
+    config, data = run.description["config"], run.description["dataset"]
     concepts = {}
     if "concept" in run.params:
         scale, bias = float(np.exp(run.params["logit_scale"])), float(run.params["logit_bias"])
@@ -92,7 +95,7 @@ def facts(run: Run) -> dict[str, Any]:
             "logit": {"kind": config["model"]["logit"], "scale": scale, "bias": bias},
             "concept_encoder": "concept_encoder",
             "concept_pooling": "mean",
-            "concept_text": manifest.get("config", {}).get("concept_text", "name"),
+            "concept_text": data["concept_text"],
         }
     return {
         "format": 1,
@@ -105,20 +108,8 @@ def facts(run: Run) -> dict[str, Any]:
         "num_steps": run.description["num_steps"],
         "base": source_name(run),
         "tokenizer": run.description["tokenizer"],
-        "data": {key: manifest[key] for key in ("sentences", "mentions", "concepts", "fingerprint") if key in manifest},
+        "data": {key: data[key] for key in ("sentences", "mentions", "concepts", "fingerprint")},
     }
-
-
-def read_manifest(run: Run) -> dict[str, Any]:
-    """The manifest of the run's data set, or {} where it is no longer there or another one now."""
-    from nuner_jax.dataset.mixture import open_data
-
-    data = run.description["config"]["data"]
-    try:
-        manifest = open_data(data["path"], data.get("weights", ())).manifest
-    except InputError:
-        return {}
-    return manifest if manifest.get("fingerprint") == run.description["data"] else {}
 
 
 def source_name(run: Run) -> str | None:
