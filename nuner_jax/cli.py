@@ -262,6 +262,6 @@ def run(main: Callable[[], int | None], prog: str) -> NoReturn:
         if error.errno not in REFUSALS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"{prog}: error: {where}{os.strerror(error.errno).lower()}\n")
+        sys.stderr.write(f"{prog}: error: {where}{(error.strerror or str(error)).lower()}\n")
         status = InputError.exit_status
     sys.exit(status or 0)
