@@ -17,8 +17,10 @@ from helpers import write_mentions
 from nuner_jax import cli
 from nuner_jax.ablate import plan, runner
 from nuner_jax.ablate.__main__ import main
-from nuner_jax.config import AblateConfig, CutConfig
+from nuner_jax.config import AblateConfig, CutConfig, EvaluateConfig
 from nuner_jax.errors import Preempted
+from nuner_jax.evaluate.task_rows import find_rows
+from nuner_jax.lists import Strs
 from nuner_jax.run import StopSignal
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "ablations").glob("*.yaml"))
@@ -305,6 +307,22 @@ def test_an_ablation_from_declaration_to_figure(tmp_path, tiny_encoder, capsys):
     assert "| cut - untouched | " in report
     assert (tmp_path / "out" / "figure.pdf").stat().st_size > 5_000
     assert r"\toprule" in (tmp_path / "out" / "table.tex").read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize("tasks", ["toy={folder}/a.bio,{folder}/b.bio", "{folder}/tasks.yaml", "mit_movie"])
+def test_scores_hang_on_what_stands_in_the_files_of_a_task(tmp_path, tasks):
+    (tmp_path / "tasks.yaml").write_text("toy: {train: a.bio, test: b.bio}")
+    files = ["a.bio", "b.bio", *(str(Path(row.path) / row.test) for _, row in find_rows("mit_movie", str(tmp_path)))]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("a\tO\n")
+    config = EvaluateConfig(tasks=Strs([tasks.format(folder=tmp_path)]), task_data=str(tmp_path))
+    before = plan.evaluate_identity(config)
+    assert plan.evaluate_identity(config) == before
+    for file in files[1:]:
+        (tmp_path / file).write_text("b\tO\n")
+    plan.file_hash.cache_clear()
+    assert plan.evaluate_identity(config) != before
 
 
 def test_the_script_of_commands_survives_blanks_in_paths(tmp_path):

@@ -262,10 +262,21 @@ def train_identity(config: TrainConfig) -> Any:
 def evaluate_identity(config: EvaluateConfig) -> Any:
     """What scores hang on, besides the encoder. Raises InputError."""
     elsewhere = ("out", "encoders", "cache", "samples", "tasks")
-    files = [part for spec in (*config.tasks, config.samples) for part in (spec, *spec.partition("=")[2].split(",")) if part]
+    files = [config.samples, *(file for spec in config.tasks for file in task_files(spec, config.task_data))]
     hashes = [file_hash(name) for name in files if Path(name).is_file()]
     options = {key: value for key, value in flat(cli.as_dict(config)).items() if key not in elsewhere}
     return [options, list(config.tasks), hashes]
+
+
+@functools.cache
+def task_files(spec: str, task_data: str) -> tuple[str, ...]:
+    """The files that a task is read from: those of NAME=TRAIN,TEST, or a file of rows or preset and what its rows name."""
+    from nuner_jax.evaluate.task_rows import find_rows
+
+    if "=" in spec:
+        return tuple(spec.partition("=")[2].split(","))
+    rows = [row for _, row in find_rows(spec, task_data)]
+    return (spec, *(str(Path(row.path) / split) for row in rows for split in (row.train, row.test)))
 
 
 @functools.cache
