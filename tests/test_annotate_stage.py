@@ -253,6 +253,8 @@ def test_requests_that_the_server_keeps_failing_are_left_for_the_next_run(tmp_pa
         (["--corpus.path", "{tmp}/empty.jsonl"], "no sentence to annotate"),
         (["--corpus.path", "{tmp}/bad.json.gz"], "bad.json.gz: damaged"),
         (["--llm.concurrency", "0"], "llm.concurrency"),
+        (["--corpus.per_document=-1"], "corpus.per_document: must not be below 0, got -1"),
+        (["--batch.max_requests", "0"], "batch.max_requests: must be above 0, got 0"),
         (["--llm.extra_body", '{"model": "x"}'], "llm.extra_body"),
         (["--llm.modle", "x"], "llm.modle"),
         (["--llm.price_in", "null"], "price_in"),

@@ -12,7 +12,7 @@ import numpy as np
 from nuner_jax.annotate.align import is_unspaced
 from nuner_jax.annotate.corpus import Document
 from nuner_jax.annotate.records import Sentence
-from nuner_jax.annotate.sentences import Span, split_line, split_lines
+from nuner_jax.annotate.sentences import Span, split_line, split_lines, split_sentences
 from nuner_jax.errors import InputError
 
 MIN_WORDS, MAX_WORDS, MAX_CHARS = 5, 120, 800
@@ -54,20 +54,19 @@ def _of_document(text: str, seen: "Seen | None", counts: Counter[str], split: bo
     if not split:
         whole = [(0, len(text))] if text.strip() else []
         return [span for span in whole if seen is None or _is_new(text, seen, counts)]
-    lines = split_lines(text)
     if seen is None or not per_document:
-        spans = [span for line in lines for span in split_line(text, line)]
+        spans = split_sentences(text)
         return [(start, end) for start, end in spans if seen is None or _is_new(text[start:end], seen, counts)]
-    return sorted(_sample(text, lines, seen, counts, per_document, seed))
+    return sorted(_sample(text, seen, counts, per_document, seed))
 
 
-def _sample(text: str, lines: list[Span], seen: "Seen", counts: Counter[str], wanted: int, seed: int) -> list[Span]:
+def _sample(text: str, seen: "Seen", counts: Counter[str], wanted: int, seed: int) -> list[Span]:
     """`wanted` sentences by hash. Lines come by a hash weighted with their length, so that every sentence has about the same
     chance, and a line is split only when its turn comes: splitting is what takes the time.
     """
     taken: list[Span] = []
     left: list[Span] = []
-    for line in sorted(lines, key=lambda span: -math.log(_uniform(text[slice(*span)], seed)) / (span[1] - span[0])):
+    for line in sorted(split_lines(text), key=lambda span: -math.log(_uniform(text[slice(*span)], seed)) / (span[1] - span[0])):
         spans = sorted(split_line(text, line), key=lambda span: (_uniform(text[slice(*span)], seed), span))
         for i, (start, end) in enumerate(spans):
             if _is_new(text[start:end], seen, counts):

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import yaml
@@ -32,6 +33,10 @@ from nuner_jax.errors import InputError, Preempted
 SAY_EVERY_SECONDS = 10.0
 TAKEN = ("document: read", "sentence: taken")
 """Counts of the corpus reader that are not drops."""
+POSITIVE = ("llm.max_tokens", "llm.sentences_per_request", "llm.concurrency", "llm.max_tries", "llm.max_bad_replies")
+POSITIVE += ("llm.connect_timeout", "llm.read_timeout", "llm.total_timeout", "batch.max_requests", "batch.max_bytes")
+NOT_NEGATIVE = ("corpus.limit", "corpus.per_document", "llm.requests_per_minute", "llm.tokens_per_minute", "llm.price_in")
+NOT_NEGATIVE += ("llm.price_out", "budget.usd", "budget.tokens", "batch.discount", "batch.poll_seconds")
 
 
 def annotate(config: AnnotateConfig) -> int:
@@ -72,10 +77,10 @@ def parse(config: AnnotateConfig) -> int:
 def check(config: AnnotateConfig) -> None:
     """Raises InputError for values that no run could use."""
     llm = config.llm
-    positive = ("max_tokens", "sentences_per_request", "concurrency", "max_tries", "max_bad_replies")
-    for name in (*positive, "connect_timeout", "read_timeout", "total_timeout"):
-        if getattr(llm, name) <= 0:
-            raise InputError(f"llm.{name}: must be above 0, got {getattr(llm, name)}")
+    for key in (*POSITIVE, *NOT_NEGATIVE):
+        value = attrgetter(key)(config)
+        if value is not None and (value < 0 or (value == 0 and key in POSITIVE)):
+            raise InputError(f"{key}: must {'be above 0' if key in POSITIVE else 'not be below 0'}, got {value}")
     if not llm.model:
         raise InputError("llm.model: name a model")
     taken = {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "stream", "n"} & set(llm.extra_body)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-SOURCE = "NuNER, arXiv 2402.15343"
-
 FEW_SHOT: dict[str, dict[int, float]] = {
     "RoBERTa-base": {1: 24.5, 4: 44.7, 16: 58.1, 64: 65.4},
     "RoBERTa, NER-BERT data": {1: 32.3, 4: 50.9, 16: 61.9, 64: 67.6},
