@@ -275,6 +275,12 @@ def test_bad_input_is_one_line(tmp_path, capsys, flags, words_):
     assert words_ in text.splitlines()[-1]
 
 
+def test_a_forecast_beside_what_is_no_ledger_is_one_line(tmp_path, capsys):
+    (tmp_path / "ledger.sqlite").write_text("something else, and long enough that it cannot be taken for an empty file" * 9)
+    assert annotate(*words(corpus(tmp_path / "c.jsonl", 3), tmp_path, "http://localhost:9", "--dry_run")) == 2
+    assert "ledger.sqlite: file is not a database" in one_line(capsys)
+
+
 def test_a_damaged_file_can_be_skipped_and_is_named_in_the_report(tmp_path):
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(corpus(tmp_path / "x.jsonl", 50).read_bytes())[:-900])
     (tmp_path / "b.json.gz").write_bytes(gzip.compress(corpus(tmp_path / "x.jsonl", 5, start=60).read_bytes()))

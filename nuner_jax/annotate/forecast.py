@@ -13,12 +13,14 @@ from nuner_jax.annotate.prompt import render_several
 from nuner_jax.annotate.records import Terms
 from nuner_jax.annotate.stage import read, terms_of
 from nuner_jax.config import AnnotateConfig
+from nuner_jax.errors import InputError
 
 
 class Past:
-    """What the run's own ledger knows, read only; nothing if there is none yet."""
+    """What the run's own ledger knows, read only; nothing if there is none yet. Raises InputError if it is no ledger."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         address = f"{path.resolve().as_uri()}?mode=ro" if path.is_file() else ":memory:"
         self._db = sqlite3.connect(address, uri=True)
         self._empty = not path.is_file()
@@ -51,7 +53,10 @@ class Past:
         self._db.close()
 
     def _rows(self, query: str, values: tuple[str, ...] = ()) -> list[tuple]:
-        return [] if self._empty else self._db.execute(query, values).fetchall()
+        try:
+            return [] if self._empty else self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise InputError(f"{self._path}: {error}") from None
 
 
 def dry_run(config: AnnotateConfig) -> None:
