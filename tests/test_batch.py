@@ -171,7 +171,7 @@ def test_files_for_an_offline_runner_and_its_results(tmp_path, corpus, quiet, ca
     assert annotate("batch", "merge", *command, "--results", part, whole) == 0
     assert annotations(out) == quiet
     assert rows(out, "SELECT state, COUNT(*) FROM requests GROUP BY 1") == [("ok", COUNT)]
-    assert rows(out, "SELECT COUNT(*) FROM attempts WHERE verdict<>'late'") == [(0,)]
+    assert rows(out, "SELECT COUNT(*) FROM attempts") == [(0,)]  # what a file that has grown holds once more is not paid twice
 
 
 def test_a_results_file_is_merged_once_however_often_it_is_named(tmp_path, corpus):
@@ -213,6 +213,24 @@ def test_errors_in_results_are_told_apart(tmp_path):
     assert {key: result.final for key, result in found.items()} == {"a": True, "b": False, "c": False, "d": False, "e": False}
     assert "too long" in found["a"].problem
     assert found["e"].completion is not None
+
+
+def test_an_input_that_only_the_error_file_names_is_not_sent_for_ever(tmp_path, corpus):
+    out = tmp_path / "out"
+    command = [*words(corpus, out, ""), "--batch.max_requests", 1000]
+    assert annotate("batch", "files", *command) == 0
+    (file,) = (out / "batch").glob("requests-*.jsonl")
+    keys = [json.loads(line)["custom_id"] for line in file.read_text().splitlines()]
+    response = {"status_code": 400, "body": {"error": {"message": "context_length_exceeded"}}}
+    errors = tmp_path / "errors.jsonl"
+    errors.write_text("".join(json.dumps({"custom_id": key, "response": response}) + "\n" for key in keys[:3]))
+    assert annotate("batch", "merge", *command, "--results", errors) == 0
+    assert rows(out, "SELECT DISTINCT state FROM requests") == [("pending",)]  # nothing shows that others are answered
+    replies = [None] * 3 + [row["reply"] for row in demo_rows(COUNT)[3:]]
+    output = results_of([file], replies, tmp_path / "output.jsonl")
+    errors.write_text(errors.read_text() + "\n")
+    assert annotate("batch", "merge", *command, "--results", output, errors) == 0
+    assert rows(out, "SELECT state, COUNT(*) FROM requests GROUP BY 1") == [("ok", COUNT - 3), ("refused", 3)]
 
 
 def test_a_server_without_a_batch_api_is_named(tmp_path, corpus, capsys):

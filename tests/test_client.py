@@ -76,6 +76,37 @@ def test_temperature_and_max_tokens_are_always_sent():
 
 
 @pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"message": {"content": [{"type": "text", "text": "a <> "}, {"type": "text", "text": "b"}]}}, ("a <> b", "")),
+        ({"message": {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}]}}, ("a", "")),
+        ({"message": {"content": None, "refusal": "I cannot."}, "finish_reason": "stop"}, ("I cannot.", "stop")),
+        ({"message": {"content": None}, "finish_reason": "content_filter"}, ("", "content_filter")),
+        ({"message": {"content": "a"}, "finish_reason": "MAX_TOKENS"}, ("a", "length")),
+        ({"message": {"content": "a"}, "finish_reason": "model_length"}, ("a", "length")),
+        ({"message": {"content": "a"}, "finish_reason": "SAFETY"}, ("a", "content_filter")),
+        ({"message": {"content": "a"}, "finish_reason": "eos_token"}, ("a", "eos_token")),
+    ],
+)
+def test_what_other_servers_make_of_the_protocol(choice, expected):
+    found = read_completion({"choices": [choice, {"message": {"content": "another"}}], "usage": {"prompt_tokens": 5.0}})
+    assert (found.text, found.finish_reason) == expected
+    assert (found.prompt_tokens, found.completion_tokens) == (5, None)
+    assert found.used(9) == (5, len(expected[0]) // 4)
+
+
+def test_content_of_a_kind_that_nobody_knows_is_no_reply():
+    with pytest.raises(ValueError, match="not text"):
+        read_completion({"choices": [{"message": {"content": [{"type": "image"}]}}]})
+
+
+def test_the_page_of_a_proxy_is_told_in_its_own_words():
+    page = "<html><head><title>503 Service Unavailable</title></head>\n<body><h1>503</h1></body></html>"
+    outcome = ask(lambda body, request: Response(page, 503, media_type="text/html"))
+    assert outcome.reason == "503 Service Unavailable"
+
+
+@pytest.mark.parametrize(
     ("handler", "kind", "words"),
     [
         (failing(401, "bad key"), Fatal, "refuses access: 401 bad key"),
@@ -126,7 +157,7 @@ def test_a_server_that_takes_too_long_is_left(option):
 
     outcome = ask(lambda b, r: StreamingResponse(drip(), media_type="application/json"), **{option: 0.4})
     assert isinstance(outcome, Retry)
-    assert ("no complete reply" if option == "total_timeout" else "timed out") in outcome.reason
+    assert f"(llm.{option})" in outcome.reason
 
 
 def test_a_reply_without_end_does_not_fill_the_memory(monkeypatch):
@@ -353,6 +384,40 @@ def test_a_server_that_refuses_everything_ends_the_run(tmp_path):
             send(tmp_path, LlmConfig(model="m", base_url=url + "/v1"), 20)
         with Ledger(tmp_path / "ledger.sqlite") as ledger:
             assert ledger.states() == {"pending": 20}
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_refused_inputs_at_the_start_do_not_stand_for_all(tmp_path, concurrency):
+    poisons = [row["text"] for row in demo_rows(4)]
+
+    async def endpoint(request):
+        body = json.loads(await request.body())
+        if body["messages"][0]["content"].endswith(tuple(poisons)):
+            return JSONResponse({"error": {"message": "context_length_exceeded"}}, 400)
+        return JSONResponse(answer("None"))
+
+    with serve_app(Starlette(routes=[Route("/v1/chat/completions", endpoint, methods=["POST"])])) as url:
+        _, _, states, _ = send(tmp_path, LlmConfig(model="m", base_url=url + "/v1", concurrency=concurrency), 12)
+    assert states == {"ok": 8, "refused": 4}
+
+
+def test_a_small_corpus_that_is_refused_whole_is_no_success(tmp_path):
+    async def endpoint(request):
+        return JSONResponse({"error": {"message": "too long"}}, 400)
+
+    app = Starlette(routes=[Route("/v1/chat/completions", endpoint, methods=["POST"])])
+    with serve_app(app) as url, pytest.raises(InputError, match="refuses the requests: 400 too long"):
+        send(tmp_path, LlmConfig(model="m", base_url=url + "/v1"), 2)
+
+
+def test_tokens_that_the_server_does_not_count_are_spent_all_the_same(tmp_path):
+    async def endpoint(request):
+        return JSONResponse({key: value for key, value in answer("None").items() if key != "usage"})
+
+    with serve_app(Starlette(routes=[Route("/v1/chat/completions", endpoint, methods=["POST"])])) as url:
+        send(tmp_path, LlmConfig(model="m", base_url=url + "/v1"), 5)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.spent()[1] > 5 * 100  # a budget in tokens holds over several runs
 
 
 def test_a_model_without_a_usable_reply_ends_the_run_before_all_is_paid(tmp_path):

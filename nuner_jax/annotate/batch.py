@@ -14,7 +14,7 @@ from typing import Any
 from nuner_jax.annotate.batch_files import ENDPOINT, Result, fill, read_results, request_line, write_whole
 from nuner_jax.annotate.batch_table import BatchTable
 from nuner_jax.annotate.budget import Budget, Estimate, dollars
-from nuner_jax.annotate.client import ApiError, Client, NotFoundError
+from nuner_jax.annotate.client import ApiError, Client, NotFoundError, num_chars, request_body
 from nuner_jax.annotate.ledger import Ledger
 from nuner_jax.annotate.records import Reply, Request
 from nuner_jax.annotate.stage import budget_of, check, finish, open_ledger, read, say, stopped_by_sigterm
@@ -114,7 +114,8 @@ async def submit(ledger: Ledger, client: Client, config: AnnotateConfig) -> bool
         batch = _write(table, requests, content, budget, estimate, config)
         await _send(table, client, batch)
         sent += len(requests)
-        print(f"{batch['name']}: {len(requests)} requests, about {dollars(batch['cost'])}")
+        cost = "cost unknown" if batch["cost"] is None else f"about {dollars(batch['cost'])}"
+        print(f"{batch['name']}: {len(requests)} requests, {cost}")
     left = ledger.states()["pending"]
     if out_of_budget:
         say(f"the budget is used up: {left} requests are left")
@@ -264,7 +265,8 @@ def merge_file(ledger: Ledger, path: Path, config: AnnotateConfig, budget: Budge
     mark = "merged " + _digest(path)
     start = int(ledger.note(mark) or 0)
     counts: Counter[str] = Counter()
-    answered = any(result.completion for result in read_results(path))  # else no input is to blame for its error
+    # Else no input is to blame for its error.
+    answered = ledger.states()["ok"] > 0 or any(result.completion for result in read_results(path))
     chunk: list[Result] = []
     for result in read_results(path):
         if result.line > start:
@@ -290,6 +292,8 @@ def _merge_chunk(
 ) -> None:
     """One transaction for the replies and for how far the file has been read, then one for the verdicts on them."""
     known = ledger.by_keys([result.key for result in chunk])
+    kept = ledger.kept([result.key for result in chunk])
+    estimate = Estimate()
     rows: list[tuple[int, int, Reply]] = []
     failures: list[tuple[int, str, bool]] = []
     for result in chunk:
@@ -299,11 +303,14 @@ def _merge_chunk(
         elif result.completion is None:
             counts[f"failed: {result.problem}"] += 1
             failures.append((request.id, result.problem, result.final and answered))
+        elif result.key in kept and kept[result.key][1].text == result.completion.text:
+            counts["known already"] += 1  # of a file that was merged before it had grown or was mended
         else:
             counts["replies"] += 1
-            c = result.completion
-            cost = budget.cost(c.prompt_tokens or 0, c.completion_tokens or 0)
-            rows.append((request.id, 1, Reply(c.text, c.finish_reason, c.prompt_tokens, c.completion_tokens, cost)))
+            used = result.completion.used(estimate.prompt(num_chars(request_body(config.llm, request.texts))))
+            rows.append(
+                (request.id, 1, Reply(result.completion.text, result.completion.finish_reason, *used, budget.cost(*used)))
+            )
     ledger.refuse(failures)
     ledger.write(rows, (), (mark, str(chunk[-1].line)))
     judge_received(ledger, config)

@@ -34,6 +34,11 @@ class Completion:
     prompt_tokens: int | None
     completion_tokens: int | None
 
+    def used(self, prompt_tokens: int) -> tuple[int, int]:
+        """Tokens as the server counted them; where it did not, `prompt_tokens` and four characters a token of the reply."""
+        completion_tokens = self.completion_tokens
+        return self.prompt_tokens or prompt_tokens, len(self.text) // 4 if completion_tokens is None else completion_tokens
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -109,7 +114,7 @@ class Client:
                 response = await self._openai.post(path, cast_to=httpx2.Response, body=body)
             return read_completion(json.loads(response.content))
         except TimeoutError:
-            return Retry(f"no complete reply within {self._config.total_timeout:g} s")
+            return Retry(f"no complete reply within {self._config.total_timeout:g} s (llm.total_timeout)")
         except ValueError as error:  # not JSON, or not a completion
             return Retry(f"not a chat completion: {self.clean(str(error))}")
         except openai.OpenAIError as error:
@@ -123,7 +128,8 @@ class Client:
             return self._explain_status(error)
         if isinstance(error, openai.APITimeoutError):
             unreachable = isinstance(error.__cause__, httpx2.ConnectTimeout)
-            return Retry("timed out connecting" if unreachable else "timed out waiting for a reply", unreachable=unreachable)
+            silent = f"nothing from the server for {self._config.read_timeout:g} s (llm.read_timeout)"
+            return Retry("timed out connecting" if unreachable else silent, unreachable=unreachable)
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__
             reason = self.clean(str(cause)) or type(cause).__name__
@@ -168,20 +174,34 @@ def num_chars(body: dict[str, Any]) -> int:
     return len(body["prompt"]) if "prompt" in body else sum(len(message["content"]) for message in body["messages"])
 
 
+FINISH_REASONS = {"max_tokens": "length", "max_output_tokens": "length", "model_length": "length", "safety": "content_filter"}
+"""Other servers' words for what OpenAI calls length and content_filter."""
+
+
 def read_completion(body: Any) -> Completion:
     """The first choice of a chat.completion or text_completion object; ValueError if it has none."""
     try:
         choice = body["choices"][0]
-        content = choice["text"] if "text" in choice else choice["message"]["content"]
+        content = choice["text"] if "text" in choice else _content(choice["message"])
     except (KeyError, IndexError, TypeError):
-        raise ValueError(f"no choices in {json.dumps(body)[:100]}") from None
+        raise ValueError(f"no choices in {json.dumps(body)[:200]}") from None
     if not isinstance(content, str | None):
         raise ValueError("the content is not text")
     usage = body.get("usage") or {}
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    prompt_tokens, completion_tokens = (n if isinstance(n, int) and n > 0 else None for n in counts)
+    prompt_tokens, completion_tokens = (int(n) if isinstance(n, int | float) and n > 0 else None for n in counts)
     text = (content or "").encode("utf8", "replace").decode()  # half a surrogate pair has no place in UTF-8
-    return Completion(text, str(choice.get("finish_reason") or ""), prompt_tokens, completion_tokens)
+    reason = str(choice.get("finish_reason") or "").lower()
+    return Completion(text, FINISH_REASONS.get(reason, reason), prompt_tokens, completion_tokens)
+
+
+def _content(message: Any) -> Any:
+    """The text of a message: a string, a list of parts, or the words in which the model declines."""
+    content = message["content"]
+    if isinstance(content, list):
+        parts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+        return "".join(parts) if parts else content
+    return message.get("refusal") if content is None else content
 
 
 def retry_after(headers: Any) -> float:
@@ -202,6 +222,9 @@ def _message(error: openai.APIStatusError) -> str:
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message") if isinstance(inner, dict) else inner
+    elif isinstance(body, str) and body.lstrip().startswith("<"):  # a proxy's page
+        title = re.search(r"<title>(.*?)</title>", body, re.DOTALL | re.IGNORECASE)
+        body = title[1].strip().removeprefix(str(error.status_code)) if title else None
     return str(body or error.response.reason_phrase or "")
 
 

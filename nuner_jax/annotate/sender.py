@@ -33,6 +33,8 @@ GRACE_SECONDS = 10.0
 PATIENCE_SECONDS = (120.0, 600.0)
 """How long a run goes on without any reply: before the first one, and later."""
 LONGEST_BACKOFF = 30.0
+ALL_REFUSED = 5
+"""So many different requests refused and none answered end the run; with more under way at once it takes all of these."""
 NO_GOOD = 100
 """So many replies without a usable one among them end the run: the model or a setting is wrong."""
 
@@ -74,7 +76,7 @@ class Sender:
         self._reason: BaseException | None = None
         self._no_reply_since = time.monotonic()
         self._reached = False
-        self._refusals = 0
+        self._refused: list[tuple[Request, str]] = []  # set aside until a reply shows that others are answered
         self._works = ledger.states()["ok"] > 0  # whether the model has ever given a usable reply
         self._storing = asyncio.Lock()
         self.counts: Counter[str] = Counter()
@@ -101,6 +103,8 @@ class Sender:
             await self._store()
             await self._store()  # the verdicts on what the first one stored
             self._thread.shutdown()
+        if self._refused and self._reason is None:
+            self._reason = self._refuses()
         problems = [self._reason, *(end for end in ends if isinstance(end, Exception))]
         for problem in filter(None, problems):
             raise problem
@@ -174,6 +178,8 @@ class Sender:
             if isinstance(outcome, Completion):
                 self._no_reply_since = time.monotonic()
                 self.counts["replies"] += 1
+                self._again.extend(request for request, _ in self._refused)
+                self._refused.clear()
                 await self._arrive(request, sent, chars, outcome)
                 return
             if outcome is None or self._stopped.is_set():
@@ -197,7 +203,7 @@ class Sender:
                 return None
             outcome = await self._client.ask(body)
             if isinstance(outcome, Completion):
-                used = _used(outcome, reserved[0])
+                used = outcome.used(reserved[0])
         finally:
             self._budget.settle(reserved, used)
             self._pace.settle(sum(reserved), sum(used))
@@ -208,7 +214,12 @@ class Sender:
         if end := self._end_of_run(outcome):
             self._stop(end)
             return True
-        final = isinstance(outcome, Refusal) and (self._works or self.counts["replies"] > 0)  # the others are answered
+        final = isinstance(outcome, Refusal)
+        if final and not self._works and not self.counts["replies"]:
+            self._refused.append((request, outcome.reason))
+            if len(self._refused) >= max(ALL_REFUSED, self._config.concurrency):
+                self._stop(self._refuses())
+            return True
         if final or sent >= self._config.max_tries:
             self.counts["refused" if final else "given up"] += 1
             self._progress.add(int(final))
@@ -226,15 +237,16 @@ class Sender:
         if isinstance(outcome, Fatal):
             return InputError(reason)
         if isinstance(outcome, Refusal):
-            self._refusals += 1
-            works = self._works or self.counts["replies"] > 0
-            return InputError(f"{url} refuses the requests: {reason}") if self._refusals >= 5 and not works else None
+            return None
         silent = time.monotonic() - self._no_reply_since
         if not self._reached and silent > self._config.connect_timeout:
             return InputError(f"llm.base_url: cannot reach {url} ({reason})")
         if silent > max(PATIENCE_SECONDS[self.counts["replies"] > 0], 3 * self._config.total_timeout):
             return Preempted(f"no reply from {url} for {silent:.0f} s ({reason}); the same command goes on from here")
         return None
+
+    def _refuses(self) -> InputError:
+        return InputError(f"{self._client.url} refuses the requests: {self._refused[0][1]}")
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, but not through the end of the run."""
@@ -246,11 +258,11 @@ class Sender:
 
     async def _arrive(self, request: Request, sent: int, chars: int, answer: Completion) -> None:
         """Hands a reply to the committer; waits only if the disk cannot keep up."""
-        used = _used(answer, self._estimate.prompt(chars))
+        used = answer.used(self._estimate.prompt(chars))
         cost = self._budget.cost(*used)
         likely = min(used[1], self._config.max_tokens * len(request.texts))  # an oversized reply says nothing about the next ones
         self._estimate.learn(chars, len(request.texts), answer.prompt_tokens, likely)
-        reply = Reply(answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens, cost)
+        reply = Reply(answer.text, answer.finish_reason, *used, cost)  # a later run has to know what was spent
         self._arrivals.append((request, sent, reply))
         self._arrived.set()
         while len(self._arrivals) > 4 * self._config.concurrency:
@@ -312,9 +324,3 @@ class Sender:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-
-def _used(answer: Completion, prompt_tokens: int) -> tuple[int, int]:
-    """Tokens as the server counted them; estimated where it did not."""
-    completion_tokens = answer.completion_tokens
-    return answer.prompt_tokens or prompt_tokens, completion_tokens if completion_tokens is not None else len(answer.text) // 4
