@@ -114,9 +114,11 @@ def entries_of(words: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[str]
 
 
 def with_entry(tree: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy of a nested dict with a new value at a path; keys keep their order, and one written with dots is found as well."""
-    whole = ".".join(path)
-    if len(path) == 1 or whole in tree:
-        return {**tree, whole: value}
-    below = tree.get(path[0])
-    return {**tree, path[0]: with_entry(below if isinstance(below, dict) else {}, path[1:], value)}
+    """A copy of a nested dict with a new value at a path; keys keep their order, and one written with dots, or as a number in
+    YAML, is found as well."""
+    whole, keys = ".".join(path), {str(key): key for key in tree}
+    if len(path) == 1 or whole in keys:
+        return {**tree, keys.get(whole, whole): value}
+    key = keys.get(path[0], path[0])
+    below = tree.get(key)
+    return {**tree, key: with_entry(below if isinstance(below, dict) else {}, path[1:], value)}

@@ -350,3 +350,9 @@ def test_other_errors_of_the_system_are_faults_and_keep_their_traceback():
 
     with pytest.raises(ConnectionResetError):
         cli.run(broken, "prog")
+
+
+def test_an_entry_below_a_number_of_yaml_joins_what_stands_there():
+    tree = {44: {"x": 44}, "b": {}}
+    assert options.with_entry(tree, ["44", "dataset", "limit"], 9) == {44: {"x": 44, "dataset": {"limit": 9}}, "b": {}}
+    assert options.with_entry({"a": {4: 1}}, ["a", "4"], 2) == {"a": {4: 2}}
