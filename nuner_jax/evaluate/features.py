@@ -37,8 +37,10 @@ def windows(lengths: Sequence[int], capacity: int) -> list[Window]:
 
     Windows overlap by up to half; a word is kept from the window in which it stands farther from the cut.
     """
-    ends = np.concatenate([[0], np.cumsum(np.minimum(lengths, capacity))]).astype(np.int64)  # ends[i]: tokens before word i
     n = len(lengths)
+    if sum(lengths) <= capacity:  # nearly always
+        return [Window(0, n, 0, n)]
+    ends = np.concatenate([[0], np.cumsum(np.minimum(lengths, capacity))]).astype(np.int64)  # ends[i]: tokens before word i
     spans: list[tuple[int, int]] = []
     start = 0
     while True:

@@ -1,5 +1,6 @@
 """The demo, command by command as in the Makefile, with the real encoder: what a newcomer sees first."""
 
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,9 @@ from statistics import mean
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+from nuner_jax import NuNER
+from nuner_jax.evaluate.tasks import load_task
 
 CLONE = Path(__file__).resolve().parent.parent.parent
 RECIPE = re.search(r"^demo:.*\n((?:\t.*\n)+)", (CLONE / "Makefile").read_text(encoding="utf8"), re.MULTILINE)
@@ -55,6 +59,19 @@ def test_pre_training_gains_at_least_five_points_at_four_examples_on_each_task(d
         assert mean(nuner) - mean(base) >= 5.0, (task, base, nuner)
     assert "kitchen" in printed
     assert "helpdesk" in printed
+
+
+def test_names_alone_gain_at_least_ten_points_over_the_untouched_encoder(demo):
+    """By the default threshold, against a threshold that the untouched encoder gets from the labels of the training file."""
+    spec = importlib.util.spec_from_file_location("zero_shot", CLONE / "benchmarks" / "zero_shot.py")
+    assert spec
+    assert spec.loader
+    zero_shot = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(zero_shot)
+    ner, untouched = NuNER.from_pretrained(demo[0] / "runs/demo/hf"), NuNER.from_pretrained("minilm")._base
+    for name in ("kitchen", "helpdesk"):
+        ours, plain = zero_shot.compare(ner, untouched, load_task(name), sentences=200)
+        assert ours - plain >= 10, (name, ours, plain)
 
 
 def test_it_leaves_every_artifact(demo):
