@@ -100,3 +100,26 @@ def make_bert(folder, *, seed=0):
     params = jax.tree.map(lambda x: np.asarray(x) * 4, init_params(config, jax.random.key(seed)))
     save_encoder(folder, config, params, {})
     return folder
+
+
+def make_xlmr(folder, *, seed=0):
+    """A random XLM-R of two layers as a Hugging Face folder with a unigram tokenizer; returns the folder."""
+    import jax
+    from tokenizers import SentencePieceUnigramTokenizer
+    from transformers import XLMRobertaTokenizerFast
+
+    from nuner_jax.model.encoder import EncoderConfig, init_params
+    from nuner_jax.model.hf import save_encoder
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = SentencePieceUnigramTokenizer()
+    pieces.train_from_iterator(TRAINING_TEXT * 3, vocab_size=90, special_tokens=SPECIALS, unk_token="<unk>", show_progress=False)
+    tokens = json.loads(pieces.to_str())["model"]["vocab"]
+    tokenizer = XLMRobertaTokenizerFast(vocab=[tuple(row) for row in tokens])
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    places = {"vocab_size": len(tokenizer), "max_position_embeddings": 66}
+    config = EncoderConfig.from_hf({**ROBERTA, "model_type": "xlm-roberta", **sizes, **places})
+    params = jax.tree.map(lambda x: np.asarray(x) * 4, init_params(config, jax.random.key(seed)))
+    save_encoder(folder, config, params, {})
+    return folder

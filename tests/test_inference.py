@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import make_bert, make_xlmr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,13 +151,13 @@ def test_a_text_does_not_depend_on_its_batch(ner):
 
 def test_few_shapes_are_compiled_for_any_mix_of_lengths():
     from nuner_jax.evaluate.features import Item
-    from nuner_jax.inference.runner import batches
+    from nuner_jax.inference.runner import BATCH_TOKENS, batches
 
     rng, shapes = np.random.default_rng(0), set()
     for _ in range(300):
         lengths = rng.integers(1, 500 if rng.random() < 0.3 else 60, rng.integers(1, 80))
         items = [Item([1] * n, [0], [i]) for i, n in enumerate(lengths.tolist())]
-        got = list(batches(items, 2048))
+        got = list(batches(items, BATCH_TOKENS["cpu"]))
         assert sorted(t for batch in got for t in batch.targets.tolist()) == list(range(len(items)))
         shapes |= {batch.tokens.shape for batch in got}
     assert len(shapes) <= 12
@@ -179,6 +180,18 @@ def test_labels_are_scored_by_the_concept_encoder_and_may_overlap(ner):
     assert sum(len(e.text.split()) for e in flat) == 4
     many = [f"kind {i}" for i in range(3000)]
     assert ner.predict(texts, labels=many, threshold=0.0)[0]
+
+
+@pytest.mark.parametrize("make", [make_bert, make_xlmr])
+def test_any_family_of_encoders_learns_and_keeps_offsets(make, tmp_path):
+    make(tmp_path / "encoder")
+    texts = ["alpha sees a movie", "the  beta\u200b eats 🍣 food", "東京 alpha"]
+    for portable in (False, True):
+        ner = NuNER.from_pretrained(tmp_path / "encoder").fit(EXAMPLES, portable=portable)
+        found = ner.predict(texts)
+        assert (0, 5, "letter") in [(e.start, e.end, e.label) for e in found[0]]
+        assert all(text[e.start : e.end] == e.text for text, of_text in zip(texts, found, strict=True) for e in of_text)
+        assert NuNER.from_pretrained(ner.save(tmp_path / "model")).predict(texts) == found
 
 
 @pytest.mark.parametrize(

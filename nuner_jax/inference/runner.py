@@ -17,7 +17,7 @@ from nuner_jax.evaluate.features import Batch, FrozenEncoder, Item, check_layers
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SMALL = (16, 32, 64, 128)  # a request of no more tokens is one row of such a length
+SMALL = (16, 24, 32, 48, 64, 96, 128)  # a request of no more tokens is one row of such a length
 ROW = 128
 BATCH_TOKENS = {"cpu": 512}  # activations stay in a core's cache: 15 % less work than at 2,048
 BATCH_TOKENS_ELSEWHERE = 32768
@@ -39,7 +39,7 @@ class Ready:
 
 def batches(items: Sequence[Item], batch_tokens: int) -> Iterator[Batch]:
     """Items packed into rows, about batch_tokens a batch: one row of 16 to 128 tokens for a small request, else rows of 128
-    (longer only for longer items) in batches of 1, 4, 16, ... rows up to the full size."""
+    (longer only for longer items) in batches of 1, 2, 4, ... rows up to the full size."""
     total = sum(len(item.tokens) for item in items)
     if total <= SMALL[-1]:
         if items:
@@ -58,7 +58,7 @@ def batches(items: Sequence[Item], batch_tokens: int) -> Iterator[Batch]:
             chosen = [[members[i] for i in row] for row in rows[start : start + full]]
             size = 1
             while size < len(chosen):
-                size *= 4
+                size *= 2
             yield fill(chosen, min(size, full), length)
 
 
