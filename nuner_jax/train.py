@@ -31,8 +31,13 @@ def main(argv: list[str] | None = None) -> None:
             from nuner_jax.compile_only import compile_only
 
             compile_only(config)
-        else:
+            return
+        try:
             train(config)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # of storage, perhaps for a moment: launchers start such a run again, unlike one of bad input
+            raise NunerError(f"{error}; the same command goes on from the last checkpoint") from error
 
     cli.run(command, PROG)
 

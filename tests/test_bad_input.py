@@ -188,6 +188,16 @@ def test_a_run_directory_that_cannot_be_made_is_named(refused, training, tmp_pat
     assert refused("train", *training, "--workdir", tmp_path / place).startswith(f"workdir {tmp_path / place}: ")
 
 
+def test_storage_that_fails_while_training_is_worth_another_start(command, training, monkeypatch):
+    def fails(config):
+        raise FileNotFoundError(2, "No such file or directory", str(config.workdir))
+
+    monkeypatch.setattr("nuner_jax.train.train", fails)
+    status, error = command("train", *training)
+    assert (status, error.count("\n")) == (1, 1)
+    assert "goes on from the last checkpoint" in error
+
+
 def test_a_folder_that_holds_no_data_set_is_named(refused, training, tmp_path):
     assert refused("train", *training, "--data.path", tmp_path).startswith(f"{tmp_path}: no data set")
 
