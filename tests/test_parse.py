@@ -66,6 +66,15 @@ def test_the_asked_format():
         "New York <> city - towns",
         "New York &lt;&gt; city &lt;&gt; towns",
         "| New York | city | towns |",
+        '["New York", "city", "towns"],',
+        '"New York","city","towns"',
+        '{"entity": "New York", "concept": "city", "description": "towns"}',
+        '```json\n[\n  {\n    "entity": "New York",\n    "type": "city",\n    "description": "towns"\n  }\n]\n```',
+        '{"entities": [\n["New York", "city", "towns"]\n]}',
+        "a. New York <> city <> towns",
+        "(iv) New York <> city <> towns",
+        "<li>New York <> city <> towns</li>",
+        "<entity>New York</entity> <> city <> towns",
         "| 7 | New York | city | towns |",
         "New York | city | towns",
         "Entity: New York <> Concept: city <> Description: towns",
@@ -78,7 +87,13 @@ def test_many_spellings_of_one_line(line, text):
 
 @pytest.mark.parametrize(
     "line",
-    ["New York: city - towns", "New York - city - towns", "New York\tcity\ttowns", "2. New York: city: towns"],
+    [
+        "New York: city - towns",
+        "New York :: city :: towns",
+        "New York - city - towns",
+        "New York\tcity\ttowns",
+        "2. New York: city: towns",
+    ],
 )
 def test_weak_separators_need_the_text(line):
     assert read(line) == [("New York", "city", "towns")]
@@ -192,6 +207,14 @@ def test_reasoning_is_set_aside():
 def test_entries_that_share_a_line():
     assert read("NASA <> agency; New York <> city <> towns") == [("NASA", "agency", ""), ("New York", "city", "towns")]
     assert read("NASA <> agency <> agencies; also bureaus") == [("NASA", "agency", "agencies; also bureaus")]
+
+
+def test_json_that_holds_something_else_stays_chatter():
+    for reply in ('{"a": 1}', "[1, 2]", '["New York"]', '[\n["New York", "city"],\n7\n]', "[" * 5000, '{"entity": "New York"}'):
+        assert read(reply) in ([], [("New York", "city", "")])
+        assert parse_reply(reply, TEXT).rejected
+    assert read("A. Smith <> person", "Mr A. Smith came") == [("A. Smith", "person", "")]
+    assert read("<b> <> tag", "The tag <b> is bold") == [("<b>", "tag", "")]
 
 
 def test_drops_of_a_whole_reply():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from nuner_jax.annotate.align import Annotation, align, locate, occurs
+from nuner_jax.annotate.json_reply import in_lines, line_of
 from nuner_jax.demo import REPLIES
 from nuner_jax.schema import AnnotatedText, read_json_lines
 
@@ -43,9 +44,9 @@ def parse_reply(reply: str, text: str | None = None, *, finish_reason: str = "st
     """The annotations of a reply, one a line: `mention <> concept <> description`.
 
     Tolerated: numbering, bullets, quotes and markdown around the fields, a missing description, other spellings of `<>`, arrows,
-    table rows, chatter, the format line echoed. `text`, the annotated sentence, settles what the line alone leaves open (a `<>`
-    or a number that belongs to the mention, brackets that do); `mention: concept`, `mention - concept` and tabs are believed only
-    if the text holds the mention and the reply has no line with a proper separator.
+    table rows, JSON, HTML tags, chatter, the format line echoed. `text`, the annotated sentence, settles what the line alone leaves
+    open (a `<>` or a number that belongs to the mention, brackets that do); `mention: concept`, `mention - concept` and tabs are
+    believed only if the text holds the mention and the reply has no line with a proper separator.
 
     A reply with `finish_reason` "length" loses its last line unless a line break ends it. Without such a mark, a last line that
     lacks its description, where at least two lines and half of all have one, is taken for cut as well.
@@ -113,7 +114,7 @@ _BLANK = (
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _PRIMARY = re.compile(r"<[ \-=|]?>|&lt; ?&gt;|＜ ?＞")
 _STRONG = re.compile(_PRIMARY.pattern + r"|[-=–—]{1,2}>|[→⇒➔➜↦⟶⟹↔]")
-_WEAK = re.compile(r"\t+|: | [-–—] ")
+_WEAK = re.compile(r"\t+| :: |: | [-–—] ")
 _MARKUP = re.compile(r"(?:```|~~~).*|#+ .*|[\W_]*")
 _ROW_NUMBER = re.compile(r"(?:\d+\.?|#|no\.?|)", re.IGNORECASE)
 
@@ -123,7 +124,7 @@ _CLEAN = re.compile(rf"({_WORDS}) <> ([^\W_](?:[\w \-/'&]*[^\W_])?) <> ({_WORDS}
 
 def _entries(reply: str, rejected: Counter[str]) -> Iterator[str]:
     """The non-blank lines after the model's reasoning (`<think>`); entries that share a line, divided by `;`, become lines."""
-    lines = [line.strip(_BLANK) for line in _LINE_BREAK.split(reply)]
+    lines = [line_of(line.strip(_BLANK)) for line in _LINE_BREAK.split(in_lines(reply))]
     closing = next((i for i, line in enumerate(lines) if line.endswith("</think>")), None)
     if closing is None and any(line.startswith("<think>") for line in lines[:1]):
         closing = len(lines) - 1  # cut while it was thinking
@@ -222,16 +223,17 @@ _CLOSING_QUOTE = re.compile(r'(?<=\S)"')
 _BULLET = re.compile(r"(?:[-–—*+•·▪‣◦●○■□➤]|&bull;)\s+")
 _NUMBER = re.compile(
     r"\(?\d{1,3}(?:\.\)|[.)\]])(?!\d)\s*|\[\d{1,3}\]\s*|\d{1,3}:\s+|\d{1,3}\s+[-–—]\s+|#\d{1,3}[.:)]?\s+"
-    r"|(?:entity|item|line)\s*\d{1,3}\s*[.:)-]\s*|[a-z]\)\s+",
+    r"|(?:entity|item|line)\s*\d{1,3}\s*[.:)-]\s*|\(?(?:[a-z]|[ivx]{1,5})[.)]\s+",
     re.IGNORECASE,
 )
+_TAGS = re.compile(r"^(?:</?[a-z]+>\s*)+|(?:\s*</?[a-z]+>)+$", re.IGNORECASE)
 _LABEL = re.compile(r"(?:entity(?: from the text)?|mention|(?:entity )?(?:concept|type)|description)\s*:\s*", re.IGNORECASE)
 
 
 def _annotation(mention: str, concept: str, description: str, text: str | None) -> Annotation | str:
     """The fields without what decorates them, or the reason why they make no annotation."""
     concept = _name(concept)
-    description = _unstray(_unquoted(_unlabelled(description.strip("|" + _BLANK))))
+    description = _unstray(_unquoted(_unlabelled(_untagged(description.strip("|" + _BLANK)))))
     if concept.casefold() in _CONCEPT_LABELS and _name(mention).casefold() in _MENTION_LABELS:
         return "format echo"
     if len(concept) > MAX_CONCEPT:
@@ -257,7 +259,7 @@ def _mention(raw: str, text: str | None) -> str:
     if text is not None and raw and raw[0].isalnum() and raw[-1].isalnum() and occurs(text, raw):
         return raw
     forms = [_undecorated(raw)]
-    steps = [_unnumbered, _unlabelled, _unbracketed, *([_unquoted_at_ends] if text is not None else [])]
+    steps = [_unnumbered, _unlabelled, _untagged, _unbracketed, *([_unquoted_at_ends] if text is not None else [])]
     for form in forms:  # grows while it is read
         forms.extend(new for new in (_undecorated(step(form)) for step in steps) if new and new not in forms)
     if text is None:
@@ -293,6 +295,10 @@ def _unnumbered(raw: str) -> str:
 
 def _unlabelled(raw: str) -> str:
     return raw[m.end() :] if (m := _LABEL.match(raw)) else raw
+
+
+def _untagged(raw: str) -> str:
+    return _TAGS.sub("", raw)
 
 
 def _unquoted_at_ends(raw: str) -> str:
