@@ -7,13 +7,15 @@ Prints the time per cell of both (a cell is one head: encoder, task, k, seed), t
 are whole processes from start to exit, features and reports included. Ours runs three times: with nothing stored; with the features
 of the first run, every head fitted anew; and the first command again, which finds all its cells done. With --reference_seeds the
 PyTorch side fits the heads of the first N seeds only: its time for the whole grid is then its features once plus its heads in
-proportion, and the output says so.
+proportion, and the output says so. CPU seconds are printed beside: on a machine that has other things to do, their ratio holds where
+that of the times does not (with OMP_WAIT_POLICY=passive, or PyTorch's threads count while they wait).
 """
 
 import argparse
 import importlib
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,23 +25,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 REFERENCE = Path(__file__).parent / "reference"
 SCORE = "token_macro_f1"
 Cell = tuple[str, str, int, int]
 """(encoder, task, k, seed)"""
+Seconds = np.ndarray
+"""[2]: on the clock, and of CPU"""
 
 
-def run(command: list[str], cwd: Path | None = None) -> tuple[float, str]:
+def now(who: int = resource.RUSAGE_SELF) -> Seconds:
+    """The clock, and the CPU time of this process or of its ended children."""
+    usage = resource.getrusage(who)
+    return np.array([time.perf_counter(), usage.ru_utime + usage.ru_stime])
+
+
+def run(command: list[str]) -> tuple[Seconds, str]:
     """Seconds and standard output of a Python process; its errors end the benchmark."""
-    started = time.perf_counter()
+    started = now(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=environment)
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
     if result.returncode:
         sys.exit(f"{' '.join(command)}\n{result.stdout}{result.stderr}")
-    return time.perf_counter() - started, result.stdout
+    return now(resource.RUSAGE_CHILDREN) - started, result.stdout
 
 
-def ours(args: argparse.Namespace, out: Path, cache: Path) -> tuple[float, dict[Cell, float]]:
+def ours(args: argparse.Namespace, out: Path, cache: Path) -> tuple[Seconds, dict[Cell, float]]:
     """Seconds of the whole grid, and its scores in points."""
     command = ["-m", "nuner_jax.evaluate", "--encoders", *args.encoders, "--tasks", *args.tasks, "--ks", args.ks]
     command += ["--seeds", str(args.seeds), f"--layers={args.layers}", "--out", str(out), "--cache", str(cache)]
@@ -50,9 +62,9 @@ def ours(args: argparse.Namespace, out: Path, cache: Path) -> tuple[float, dict[
     return seconds, {(row["system"], row["task"], row["k"], row["seed"]): 100 * row[SCORE] for row in rows}
 
 
-def reference(args: argparse.Namespace, samples: Path) -> tuple[float, float, dict[Cell, float]]:
+def reference(args: argparse.Namespace, samples: Path) -> tuple[Seconds, Seconds, dict[Cell, float]]:
     """Seconds of the PyTorch version outside its heads, seconds in its heads and scores, and the scores in points."""
-    features, heads, scores = 0.0, 0.0, {}
+    features, heads, scores = np.zeros(2), np.zeros(2), {}
     seeds = args.reference_seeds or args.seeds
     for spec in args.encoders:
         name, _, source = spec.rpartition("=")
@@ -60,7 +72,7 @@ def reference(args: argparse.Namespace, samples: Path) -> tuple[float, float, di
         seconds, text = run([*command, f"--layers={args.layers}", "--samples", str(samples)])
         report = json.loads(text.splitlines()[-1])
         features += seconds - report["heads"]
-        heads += report["heads"]
+        heads += report["heads"]  # both numbers of it
         tasks = [task.partition("=")[0] for task in args.tasks]
         cells = [(name or source, task, k, seed) for task in tasks for k in numbers(args.ks) for seed in range(seeds)]
         scores |= dict(zip(cells, report["scores"], strict=True))
@@ -73,13 +85,13 @@ def inside() -> None:
     sys.path.insert(0, str(REFERENCE))
     fewshot_torch: Any = importlib.import_module("fewshot_torch")
 
-    seconds, scores = [], []
+    seconds, scores = [np.zeros(2)], []
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            start = time.perf_counter()
+            start = now()
             result = function(*args)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(now() - start)
             return result
 
         return call
@@ -92,7 +104,7 @@ def inside() -> None:
     fewshot_torch.token_macro_f1 = kept
     fewshot_torch.fit_predict, fewshot_torch.f1_score = timed(fewshot_torch.fit_predict), timed(fewshot_torch.f1_score)
     fewshot_torch.main()
-    print(json.dumps({"heads": sum(seconds), "scores": scores}))
+    print(json.dumps({"heads": sum(seconds).tolist(), "scores": scores}))
 
 
 def resolved(source: str) -> Path:
@@ -100,6 +112,11 @@ def resolved(source: str) -> Path:
     from nuner_jax.pretrained import resolve
 
     return resolve(source)
+
+
+def told(seconds: Seconds) -> str:
+    """Both times for people."""
+    return f"{seconds[0]:.1f} s (CPU {seconds[1]:.1f} s)"
 
 
 def numbers(text: str) -> list[int]:
@@ -144,13 +161,14 @@ def main() -> None:
         runs = {}
         for title, name in (("nothing stored", "first"), ("features stored", "second"), ("all cells done", "first")):
             runs[title], scores = ours(args, folder / name, folder / "features")
-            print(f"nuner_jax, {title}: {runs[title]:.1f} s for {len(scores)} cells", flush=True)
+            print(f"nuner_jax, {title}: {told(runs[title])} for {len(scores)} cells", flush=True)
         features, heads, theirs = reference(args, folder / "first" / "samples.jsonl")
     whole = features + heads * len(scores) / len(theirs)
     part = "" if len(theirs) == len(scores) else f"; heads of {len(theirs)} cells measured, in proportion for {len(scores)}"
-    print(f"PyTorch: {whole:.1f} s for {len(scores)} cells (features {features:.1f} s{part})")
+    print(f"PyTorch: {told(whole)} for {len(scores)} cells (features {told(features)}{part})")
     for title, seconds in runs.items():
-        print(f"{title}: {seconds / len(scores):.3f} s a cell, PyTorch {whole / len(scores):.3f}, ratio {whole / seconds:.1f}")
+        (mine, other), (ratio, cpu) = (x[0] / len(scores) for x in (seconds, whole)), whole / seconds
+        print(f"{title}: {mine:.3f} s a cell, PyTorch {other:.3f}, ratio {ratio:.1f} (of CPU time {cpu:.1f})")
     print("\n".join(agreement(scores, theirs)))
 
 

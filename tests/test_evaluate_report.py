@@ -112,7 +112,7 @@ def test_html_marks_right_half_right_wrong_and_missed():
 
 def test_page_is_whole_and_escapes_names(rows):
     text = html.page(rows, [], plots=True)
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 6 + 4  # panels; keys of two systems for two scores
     assert "a&lt;b" in text
     assert "a<b" not in text
     for tag in ("table", "tr", "td", "th", "div", "details", "figure", "p"):
@@ -136,3 +136,8 @@ def test_write_report_writes_every_form(rows, tmp_path):
     assert names == {"report.md", "report.html", "tables.tex"} | {
         f"curves{metric}{width}.{ending}" for metric in ("", "-entity") for width in ("", "-column") for ending in ("png", "pdf")
     }
+
+
+def test_series_of_the_page_are_told_apart_without_colour():
+    keys = [html.legend_key(i) for i in range(8)]
+    assert len({re.sub("#[0-9a-f]{6}", "", key) for key in keys}) == 8

@@ -22,6 +22,8 @@ from nuner_jax.evaluate.tables import (
 )
 
 STYLE = resources.files("nuner_jax.evaluate").joinpath("report.css")
+MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
+"""The markers of plots as characters."""
 
 
 def page(rows: Sequence[Row], examples: Sequence[dict[str, Any]], plots: bool) -> str:
@@ -56,12 +58,12 @@ def score_section(rows: Sequence[Row], metric: str, title: str, plots: bool) -> 
     """Curves, then a table a task."""
     summary, parts = Summary(rows, metric), [f"<h2>{escape(title)}</h2>"]
     if plots and any(summary.ks):
-        from nuner_jax.evaluate.plots import panel_svg, style, title_of
+        from nuner_jax.evaluate.plots import panel_svg, title_of
         from nuner_jax.evaluate.report import FIGURES
 
-        legend = "".join(
-            f'<span><i style="border-color:{style(i)[0]}"></i>{escape(label)}</span>' for i, label in enumerate(summary.labels)
-        )
+        curved = {label for label, _, k in summary.cells if k}
+        keys = [legend_key(i, label in curved) + escape(label) for i, label in enumerate(summary.labels)]
+        legend = "".join(f"<span>{key}</span>" for key in keys)
         note = "Bars: 95 % interval of the mean over support sets."
         if 0 in summary.ks:
             note += " Dotted: no examples."
@@ -71,6 +73,20 @@ def score_section(rows: Sequence[Row], metric: str, title: str, plots: bool) -> 
             parts.append(f"<figure><figcaption>{caption}</figcaption>{svg}</figure>")
         parts.append("</div>")
     return "".join(parts) + tables(summary)
+
+
+def legend_key(index: int, curved: bool = True) -> str:
+    """The line of the series at `index` as an SVG element: colour, dash and marker as in the panels, so that it is found in grey too.
+
+    A series that is not `curved` has no points, only a dotted line.
+    """
+    from nuner_jax.plotting import style
+
+    colour, marker, dash = style(index)
+    strokes = {"-": "none", "--": "6 3", "-.": "8 3 2 3"}.get(dash if isinstance(dash, str) else "", "7 2 2 2 2 2")
+    line = f'<line x2="40" y1="8" y2="8" stroke="{colour}" stroke-width="2" stroke-dasharray="{strokes if curved else "2 2"}"/>'
+    mark = f'<text x="20" y="13" text-anchor="middle" font-size="14" fill="{colour}">{MARKS[marker]}</text>' if curved else ""
+    return f'<svg width="40" height="16" aria-hidden="true">{line}{mark}</svg>'
 
 
 def tables(summary: Summary) -> str:
