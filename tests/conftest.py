@@ -28,3 +28,12 @@ def tiny_encoder(tmp_path_factory):
     from helpers import make_encoder
 
     return make_encoder(tmp_path_factory.mktemp("encoder") / "tiny-roberta")
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Reports without figures, for tests about something else: plotting is most of what a tiny evaluation takes."""
+    from nuner_jax.evaluate import plots
+
+    monkeypatch.setattr(plots, "curves", lambda *_: [])
+    monkeypatch.setattr(plots, "panel_svg", lambda *_: "<svg></svg>")

@@ -320,7 +320,8 @@ def test_what_cannot_be_evaluated_is_named(refused, evaluation, words, names):
 def test_an_empty_task_file_is_named(refused, evaluation, world, tmp_path):
     (tmp_path / "empty.bio").write_text("\n\n")
     task = f"t={tmp_path / 'empty.bio'},{world / 'train.bio'}"
-    assert "task t: its train file holds no sentence" in refused("evaluate", *evaluation[:2], "--tasks", task, *evaluation[4:])
+    message = refused("evaluate", *evaluation[:2], "--tasks", task, *evaluation[4:])
+    assert f"task t: its train file {tmp_path / 'empty.bio'} holds no sentence" in message
 
 
 def test_the_world_of_these_tests_is_good(command, evaluation, training, world, tmp_path):

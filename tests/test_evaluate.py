@@ -12,6 +12,7 @@ from helpers import make_encoder
 from nuner_jax.evaluate.__main__ import main
 from nuner_jax.report import main as report_main
 
+pytestmark = pytest.mark.usefixtures("without_plots")  # but the fixture `done` has them
 REFERENCE = Path(__file__).parents[1] / "benchmarks" / "reference" / "fewshot_torch.py"
 NAMES = {"person": ["Ada", "Alan", "Grace", "Kurt"], "food": ["rice", "bread", "soup", "plum pie"]}
 
@@ -87,6 +88,7 @@ def test_agrees_with_the_plain_pytorch_evaluation_on_the_stored_samples(world, d
     spec.loader.exec_module(plain)
     from transformers import AutoModel, AutoTokenizer
 
+    plain.torch.set_num_threads(1)  # more of them only wait for each other on so little
     tokenizer = AutoTokenizer.from_pretrained(world / "one", add_prefix_space=True)
     model = AutoModel.from_pretrained(world / "one", add_pooling_layer=False)
     train, test = plain.read_bio(world / "train.bio"), plain.read_bio(world / "test.bio")

@@ -9,6 +9,7 @@ from llm_serving import serve
 from nuner_jax.evaluate.__main__ import main
 from nuner_jax.evaluate.prompts import universalner_prompt
 
+pytestmark = pytest.mark.usefixtures("without_plots")
 TRAIN = "[Ada](person) lives in [Paris](place)\n[Bo](person) left [Rome](place)\n"
 TEST = [
     "[Kurt](person) lives in [Vienna](place)",

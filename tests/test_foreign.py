@@ -12,6 +12,7 @@ from nuner_jax.evaluate.__main__ import main
 from nuner_jax.evaluate.readers import read_gliner
 from nuner_jax.evaluate.tasks import load_task
 
+pytestmark = pytest.mark.usefixtures("without_plots")
 TRAIN = "[Ada](person) eats [plum pie](hot_dish)\n[Bo](person) eats\n"
 TEST = "[Kurt](person) likes [pea soup](hot_dish)\nnobody came\n"
 RIGHT = [{"start": 0, "end": 1, "label": "person"}, {"start": 2, "end": 4, "label": "hot dish"}]

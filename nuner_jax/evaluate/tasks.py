@@ -146,14 +146,19 @@ def make_split(sentences: Sequence[TaggedSentence], types: Sequence[str]) -> Spl
 
 
 def make_task(
-    name: str, train: Sequence[TaggedSentence], test: Sequence[TaggedSentence], notes: Counter[str] | None = None
+    name: str,
+    train: Sequence[TaggedSentence],
+    test: Sequence[TaggedSentence],
+    notes: Counter[str] | None = None,
+    files: Sequence[Path | str] = ("", ""),
 ) -> Task:
-    """A task over the types of both splits. Raises InputError if a split is empty or has no mention."""
-    for split, sentences in (("train", train), ("test", test)):
+    """A task over the types of both splits. Raises InputError, with the file if it is known, if a split has no mention."""
+    for split, sentences, file in (("train", train, files[0]), ("test", test, files[1])):
+        where = f"task {name}: its {split} file {file}".rstrip()
         if not sentences:
-            raise InputError(f"task {name}: its {split} file holds no sentence")
+            raise InputError(f"{where} holds no sentence")
         if all(tag == "O" for sentence in sentences for tag in sentence.tags):
-            raise InputError(f"task {name}: its {split} file holds no mention")
+            raise InputError(f"{where} holds no mention")
     types = tuple(sorted({tag[2:] for sentence in (*train, *test) for tag in sentence.tags if tag != "O"}))
     return Task(name, types, make_split(train, types), make_split(test, types), notes or Counter())
 
@@ -210,4 +215,4 @@ def load_task(spec: str) -> Task:
         files = (Path(parts[0]), Path(parts[1]))
     notes: Counter[str] = Counter()
     train, test = (read_tagged(file, notes) for file in files)
-    return make_task(name, train, test, notes)
+    return make_task(name, train, test, notes, files)
