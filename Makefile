@@ -27,7 +27,7 @@ test: $(VENV)/.dev
 	$(RUN) pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev
-	$(RUN) pytest -m slow $(PYTEST_ARGS)
+	$(RUN) pytest -m slow -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(RUN) ruff check .
