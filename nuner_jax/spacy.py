@@ -123,7 +123,7 @@ class Nuner:
 
     def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> "Nuner":
         """What to_bytes gave; the model's files stay in a temporary folder as long as the component. Raises InputError."""
-        files = msgpack_loads(data)
+        files: Any = msgpack_loads(data)
         self._files = tempfile.TemporaryDirectory()
         root = Path(self._files.name).resolve()
         for name, content in files.items():
