@@ -67,8 +67,8 @@ class Concepts:
         """[U, D], [L, D] -> [U, L]: log odds that a unit is in a mention of a label, when a label is as likely as not.
 
         Training asks every token about hundreds of concepts, so its bias is the log odds of a random one; a label that a user names
-        is no random one. Without the bias, the cosine decides at 0, which is within half a point of the best macro token F1 on the
-        training files of six tasks (benchmarks/zero_shot.py --thresholds); with it, three quarters are lost.
+        is no random one. Without the bias, the cosine decides at 0, which is within a point of the best macro token F1 on the
+        training files of six tasks (benchmarks/zero_shot.py --thresholds); at 4, short of that bias, half of it is lost.
         The dot product has no bias of its own; there the log odds are taken to be those that the cosine starts from.
         """
         if self.logit["kind"] == "cosine":
