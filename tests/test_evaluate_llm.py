@@ -9,7 +9,6 @@ from llm_serving import serve
 from nuner_jax.evaluate.__main__ import main
 from nuner_jax.evaluate.prompts import universalner_prompt
 
-pytestmark = pytest.mark.usefixtures("without_plots")
 TRAIN = "[Ada](person) lives in [Paris](place)\n[Bo](person) left [Rome](place)\n"
 TEST = [
     "[Kurt](person) lives in [Vienna](place)",
@@ -28,7 +27,7 @@ def line(text, reply, **more):
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path, without_plots):
     (tmp_path / "train.txt").write_text(TRAIN, encoding="utf8")
     (tmp_path / "test.txt").write_text("\n".join(TEST) + "\n", encoding="utf8")
     return tmp_path
