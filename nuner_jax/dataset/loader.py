@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from nuner_jax.dataset.mixture import Mixture
 
 Batch = dict[str, np.ndarray]
-CAPACITY_PROBES = 512  # shards of batches looked at to size the concept arrays
+CAPACITY_PROBES = 64  # shards of batches looked at, at least, to size the concept arrays
+CAPACITY_ROWS = 8192  # more of them while they have no more rows in all
 CAPACITY_MARGIN = 1.05  # for those not looked at
 CONCEPT_ROW_LENGTH = 16
 CONCEPT_ARRAYS = ("concept_tokens", "concept_segment_ids", "concept_positions", "concept_slots")
@@ -249,7 +250,7 @@ class Batches:
 
     def sized(self, num_shards: int, group: int, limit: int) -> ConceptCapacity:
         """Room for the concepts of each shard of this run's batches, from a sample of them that all processes agree on."""
-        count = max(1, CAPACITY_PROBES // num_shards)
+        count = max(1, max(CAPACITY_PROBES, CAPACITY_ROWS // self.rows_per_shard) // num_shards)
         steps = np.unique(np.linspace(0, self.num_steps - 1, count).astype(int))
         orders = [part for step in steps for part in np.split(self.order(int(step)), num_shards)]
         rows = [self.data.rows(self.split, order) for order in orders]
