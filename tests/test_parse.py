@@ -78,6 +78,8 @@ def test_the_asked_format():
         "| 7 | New York | city | towns |",
         "New York | city | towns",
         "Entity: New York <> Concept: city <> Description: towns",
+        "Entity: New York\nConcept: city\nDescription: towns",
+        "1. **New York**\n   - **Type:** city\n\n   - *Description*: towns",
         "\ufeffNew York <> city <> towns\u200b",
     ],
 )
@@ -215,6 +217,16 @@ def test_json_that_holds_something_else_stays_chatter():
         assert parse_reply(reply, TEXT).rejected
     assert read("A. Smith <> person", "Mr A. Smith came") == [("A. Smith", "person", "")]
     assert read("<b> <> tag", "The tag <b> is bold") == [("<b>", "tag", "")]
+
+
+def test_json_that_breaks_off_keeps_its_whole_entries():
+    entries = [{"entity": "New York", "concept": "city", "description": "towns"}, {"entity": "NASA", "concept": "agency"}]
+    for document in (entries, {"entities": entries}, [list(entry.values()) for entry in entries]):
+        for reply in (json.dumps(document), "```json\n" + json.dumps(document, indent=2)):
+            for length in range(len(reply) - 3):
+                found = [a[:2] for a in parse_reply(reply[:length], TEXT, finish_reason="length").annotations]
+                assert found == [("New York", "city"), ("NASA", "agency")][: len(found)]
+                assert len(found) >= ("towns" in reply[: max(0, length - 10)])
 
 
 def test_drops_of_a_whole_reply():

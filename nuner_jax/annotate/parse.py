@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from nuner_jax.annotate.align import Annotation, align, locate, occurs
-from nuner_jax.annotate.json_reply import in_lines, line_of
+from nuner_jax.annotate.layouts import in_lines, joined, line_of
 from nuner_jax.demo import REPLIES
 from nuner_jax.schema import AnnotatedText, read_json_lines
 
@@ -44,7 +44,7 @@ def parse_reply(reply: str, text: str | None = None, *, finish_reason: str = "st
     """The annotations of a reply, one a line: `mention <> concept <> description`.
 
     Tolerated: numbering, bullets, quotes and markdown around the fields, a missing description, other spellings of `<>`, arrows,
-    table rows, JSON, HTML tags, chatter, the format line echoed. `text`, the annotated sentence, settles what the line alone leaves
+    table rows, JSON, a line for each field, HTML tags, chatter, the format line echoed. `text`, the annotated sentence, settles what the line alone leaves
     open (a `<>` or a number that belongs to the mention, brackets that do); `mention: concept`, `mention - concept` and tabs are
     believed only if the text holds the mention and the reply has no line with a proper separator.
 
@@ -54,6 +54,7 @@ def parse_reply(reply: str, text: str | None = None, *, finish_reason: str = "st
     Reasons: chatter, format echo, input echo, markup, reasoning, truncated, empty mention, empty concept, long concept.
     """
     rejected: Counter[str] = Counter()
+    reply = in_lines(reply)
     lines = list(_entries(reply, rejected))
     truncated = finish_reason == "length"
     if truncated and lines and not reply.endswith(("\n", "\r")):
@@ -124,14 +125,14 @@ _CLEAN = re.compile(rf"({_WORDS}) <> ([^\W_](?:[\w \-/'&]*[^\W_])?) <> ({_WORDS}
 
 def _entries(reply: str, rejected: Counter[str]) -> Iterator[str]:
     """The non-blank lines after the model's reasoning (`<think>`); entries that share a line, divided by `;`, become lines."""
-    lines = [line_of(line.strip(_BLANK)) for line in _LINE_BREAK.split(in_lines(reply))]
+    lines = [line_of(line.strip(_BLANK)) for line in _LINE_BREAK.split(reply)]
     closing = next((i for i, line in enumerate(lines) if line.endswith("</think>")), None)
     if closing is None and any(line.startswith("<think>") for line in lines[:1]):
         closing = len(lines) - 1  # cut while it was thinking
     if closing is not None:
         rejected["reasoning"] += sum(map(bool, lines[: closing + 1]))
         lines = lines[closing + 1 :]
-    for line in filter(None, lines):
+    for line in joined(filter(None, lines)):
         pieces = line.split(";") if ";" in line and line.count("<>") > 1 else ()
         if len(pieces) > 1 and all("<>" in piece for piece in pieces):
             yield from (piece.strip(_BLANK) for piece in pieces)
