@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -251,9 +252,14 @@ def app(config: ServerConfig) -> "Starlette":
     )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Serves until stopped; prints one line with the address when it is ready."""
-    config = cli.parse(ServerConfig, prog=PROG)
+    config = cli.parse(ServerConfig, argv, prog=PROG)
+    cli.run(lambda: serve(config), PROG)
+
+
+def serve(config: ServerConfig) -> None:
+    """Serves until stopped. Raises InputError if the port is taken."""
     import socket
 
     import uvicorn
@@ -276,8 +282,7 @@ def main() -> int:
         threading.Thread(target=watch, daemon=True).start()
     print(f"ready: http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
     server.run(sockets=[listener])
-    return 0
 
 
 if __name__ == "__main__":
-    cli.run(main, PROG)
+    main()
