@@ -7,7 +7,9 @@ from typing import Any
 
 _OPENING = re.compile(r"^[\[{]", re.MULTILINE)
 _BETWEEN = re.compile(r"[\[,]?\s*")
-_FIELD = re.compile(r"(?i)[\W_]*(?:(?P<concept>(?:entity )?(?:concept|type|label|category)(?: name)?)|description)[*_`]*:[*_`]*\s*")
+_FIELD = re.compile(
+    r"(?i)[\W_]*(?:(?P<concept>(?:entity )?(?:concept|type|label|category)(?: name)?)|description)[*_`]*:[*_`]*\s*"
+)
 _KEYS = (
     ("mention", "entity", "entity from the text", "text", "name", "span", "word", "phrase"),
     ("concept", "type", "label", "category", "entity concept", "entity type"),

@@ -44,9 +44,9 @@ def parse_reply(reply: str, text: str | None = None, *, finish_reason: str = "st
     """The annotations of a reply, one a line: `mention <> concept <> description`.
 
     Tolerated: numbering, bullets, quotes and markdown around the fields, a missing description, other spellings of `<>`, arrows,
-    table rows, JSON, a line for each field, HTML tags, chatter, the format line echoed. `text`, the annotated sentence, settles what the line alone leaves
-    open (a `<>` or a number that belongs to the mention, brackets that do); `mention: concept`, `mention - concept` and tabs are
-    believed only if the text holds the mention and the reply has no line with a proper separator.
+    table rows, JSON, a line for each field, HTML tags, chatter, the format line echoed. `text`, the annotated sentence, settles
+    what the line alone leaves open (a `<>` or a number that belongs to the mention, brackets that do); `mention: concept`,
+    `mention - concept` and tabs are believed only if the text holds the mention and the reply has no line with a proper separator.
 
     A reply with `finish_reason` "length" loses its last line unless a line break ends it. Without such a mark, a last line that
     lacks its description, where at least two lines and half of all have one, is taken for cut as well.
