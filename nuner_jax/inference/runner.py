@@ -3,7 +3,6 @@
 Shapes: R rows, T tokens, D width, L layers. Short texts share rows, long ones are taken in overlapping windows.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -21,6 +20,7 @@ SMALL = (16, 24, 32, 48, 64, 96, 128)  # a request of no more tokens is one row 
 ROW = 128
 BATCH_TOKENS = {"cpu": 512}  # activations stay in a core's cache: 15 % less work than at 2,048
 BATCH_TOKENS_ELSEWHERE = 32768
+FEW_ROWS = 128  # tokens up to which a product is faster with the kernel first
 
 Pieces = list[list[list[int]]]
 """Text -> unit -> token ids."""
@@ -63,17 +63,22 @@ def batches(items: Sequence[Item], batch_tokens: int) -> Iterator[Batch]:
 
 
 @cache
-def _program() -> Any:
+def _program(graph: Any, layers: tuple[int, ...]) -> Any:
+    """(parameters with kernels transposed, tokens, segment ids, positions [R, T]) -> [R, T, D * L]; shared by encoders of a shape."""
     import jax
     import jax.numpy as jnp
 
-    from nuner_jax.model.encoder import merge
+    from nuner_jax.model.encoder import few_rows, merge, untransposed
 
-    def run(params, graph, layers, tokens, segment_ids, positions):
-        states = merge(graph, params)(tokens, segment_ids, positions)
-        return jnp.concatenate([states[layer].astype(jnp.float32) for layer in layers], -1)  # [R, T, D * L]
+    @jax.jit
+    def run(params: Any, tokens: Any, segment_ids: Any, positions: Any) -> Any:
+        encoder = merge(graph, untransposed(params))
+        if tokens.size <= FEW_ROWS and jax.default_backend() == "cpu":
+            encoder = few_rows(encoder)
+        states = encoder(tokens, segment_ids, positions)
+        return jnp.concatenate([states[layer].astype(jnp.float32) for layer in layers], -1)
 
-    return jax.jit(run, static_argnums=(1, 2))
+    return run
 
 
 class Runner:
@@ -82,7 +87,11 @@ class Runner:
     def __init__(self, encoder: FrozenEncoder, tokenizer: "PreTrainedTokenizerFast"):
         import jax
 
-        self.encoder = dataclasses.replace(encoder, params=jax.device_put(encoder.params))
+        from nuner_jax.model.encoder import transposed
+
+        self.encoder = encoder
+        self._params = jax.device_put(transposed(encoder.params))
+        self._programs: dict[tuple[int, ...], Any] = {}  # by layers: to look one up by the encoder's structure takes milliseconds
         self.tokenizer = tokenizer
         self._ready = Ready(encoder.tokenizer.prefix, encoder.tokenizer.suffix)
         self._batch_tokens = BATCH_TOKENS.get(jax.default_backend(), BATCH_TOKENS_ELSEWHERE)
@@ -99,11 +108,11 @@ class Runner:
         """[count, D * L] float32: each item's vectors at its columns, put at its targets; zeros elsewhere."""
         check_layers(layers, self.encoder.depth)
         vectors = np.zeros((count, self.encoder.width * len(layers)), np.float32)
-        run = _program()
+        run = self._programs.get(layers) or self._programs.setdefault(layers, _program(self.encoder.graph, layers))
         waiting: tuple[Batch, Any] | None = None
         for batch in batches(items, self._batch_tokens):
             inputs = (batch.tokens, batch.segment_ids, batch.positions)
-            states = run(self.encoder.params, self.encoder.graph, layers, *inputs)
+            states = run(self._params, *inputs)
             if waiting is not None:  # while the device works on the batch just sent
                 vectors[waiting[0].targets] = np.asarray(waiting[1])[waiting[0].rows, waiting[0].columns]
             waiting = batch, states

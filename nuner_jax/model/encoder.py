@@ -135,10 +135,15 @@ class Dense(nnx.Module):
         std = config.initializer_range
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, *outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
+        self.kernel_first = False  # the order of the operands of the product: see few_rows
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., inputs] -> [..., *outputs], computed in x's type."""
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        if self.kernel_first:
+            product = jnp.tensordot(kernel.reshape(len(kernel), -1), x.reshape(-1, len(kernel)), ((0,), (1,)))  # [outputs, rows]
+            product = jax.lax.optimization_barrier(product)  # or XLA would put the kernel second again
+            return product.T.reshape(*x.shape[:-1], *bias.shape) + bias
         return jnp.tensordot(x, kernel, 1) + bias
 
 
@@ -276,6 +281,33 @@ def split(encoder: Encoder) -> tuple[nnx.GraphDef, Params]:
 def merge(graph: nnx.GraphDef, params: Params) -> Encoder:
     """The inverse of split, for any arrays (or tracers) in the place of the parameters."""
     return nnx.merge(graph, nnx.State(_rekey(params, lambda key: int(key) if key.isdigit() else key)))
+
+
+def few_rows(model: Encoder) -> Encoder:
+    """The same function for inputs of few tokens on a CPU, where a product copies its right operand: that is x now, not the kernel.
+
+    Only worth it where kernels lie transposed in memory, which `transposed` does.
+    """
+    for _, module in nnx.iter_graph(model):
+        if isinstance(module, Dense):
+            module.kernel_first = True
+    return model
+
+
+def transposed(params: Params) -> Params:
+    """Every kernel as a matrix [outputs, inputs]."""
+    return _map_kernels(params, lambda kernel, _: kernel.reshape(len(kernel), -1).T)
+
+
+def untransposed(params: Params) -> Params:
+    """The inverse; XLA does not move anything for it."""
+    return _map_kernels(params, lambda kernel, bias: kernel.T.reshape(-1, *bias.shape))
+
+
+def _map_kernels(tree: Any, change: Callable[[Any, Any], Any]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {key: change(value, tree["bias"]) if key == "kernel" else _map_kernels(value, change) for key, value in tree.items()}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuner_jax.errors import InputError
-from nuner_jax.model.encoder import merge, structure
+from nuner_jax.model.encoder import few_rows, merge, structure, transposed, untransposed
 from nuner_jax.model.ops import attention, dropout, gelu, hashed_words, positions_of
 from parity.conftest import Pair
 
@@ -25,6 +25,15 @@ def test_packed_sentences_equal_unpacked_ones(pair: Pair):
     segments[0, : sum(lengths)] = np.repeat([1, 2, 3, 4], lengths)
     for packed, unpacked in zip(pair.states(row, segments), pair.states(alone, mask), strict=True):
         np.testing.assert_allclose(packed[segments > 0], unpacked[mask == 1], atol=1e-5, rtol=0)
+
+
+def test_products_with_the_kernel_first_are_the_same(pair: Pair):
+    tokens, turned = pair.tokens(1, 12), transposed(pair.params)
+    kernel = turned["layers"]["0"]["qkv"]["kernel"]
+    assert kernel.shape == (3 * pair.config.hidden_size, pair.config.hidden_size)
+    encoder = few_rows(merge(structure(pair.config)[0], untransposed(turned)))
+    for ours, plain in zip(encoder(tokens, np.ones_like(tokens)), pair.states(tokens, np.ones_like(tokens)), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-5, rtol=0)
 
 
 def test_padding_and_neighbours_never_leak(roberta: Pair):
