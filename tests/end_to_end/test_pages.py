@@ -1,6 +1,6 @@
 """The commands of the stages' pages and the how-tos, run one after the other as they stand there.
 
-The names they use are here: a small encoder goes by the name of the one on the hub, an LLM server answers as the provider would.
+The names they use are here: a small encoder goes by the names of the large ones, an LLM server answers as the provider would.
 Not here: packaged configs (the demo's and the ablations' have tests of their own), clouds, and what serves until it is stopped.
 """
 
@@ -17,6 +17,7 @@ import pytest
 from helpers import make_dataset, make_encoder, write_json_lines, write_mentions
 from llm_serving import demo_rows, serve
 
+from nuner_jax import pretrained
 from nuner_jax.__main__ import module_of
 
 CLONE = Path(__file__).resolve().parent.parent.parent
@@ -52,11 +53,12 @@ def desk(tmp_path, encoder, monkeypatch):
     for folder in ("notes", "annotated"):
         (tmp_path / folder).mkdir()
     (tmp_path / "notes" / "monday.txt").write_text("".join(row["text"] + "\n" for row in rows), encoding="utf8")
-    for seed, name in enumerate(("gpt.jsonl", "gemma.jsonl", "annotated/annotations-00000-of-00001.jsonl")):
-        write_mentions(tmp_path / name, count=60, seed=seed)
+    for name in ("gpt.jsonl", "gemma.jsonl", "annotated/annotations-00000-of-00001.jsonl"):
+        write_mentions(tmp_path / name, count=60)
     bio = "".join(f"alpha\tB-name\n{word}\tO\n\nbeta\tB-food\neats\tO\n\n" for word in ("eats", "food", "city", "movie") * 8)
     for name in ("train.bio", "test.bio"):
         (tmp_path / name).write_text(bio, encoding="utf8")
+    monkeypatch.setattr(pretrained, "_minilm", lambda: encoder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
