@@ -6,7 +6,9 @@ import pytest
 from helpers import write_json_lines
 from llm_serving import serve
 
+from nuner_jax.config import EvaluateConfig
 from nuner_jax.evaluate.__main__ import main
+from nuner_jax.evaluate.llm import Prompted
 from nuner_jax.evaluate.prompts import universalner_prompt
 
 TRAIN = "[Ada](person) lives in [Paris](place)\n[Bo](person) left [Rome](place)\n"
@@ -124,6 +126,15 @@ def test_a_budget_ends_it_between_questions_and_a_larger_one_goes_on(world, caps
         assert evaluate(world, server.url, *prices, "--budget.usd", "1", llms=["gpt=zero:m"]) == 0
         assert set(server.sent().values()) == {1}
     assert 0 < rows(world)[0]["cost_usd"] < 1
+
+
+def test_a_model_elsewhere_may_have_a_key_of_its_own(monkeypatch):
+    config = EvaluateConfig(out="o")
+    there = Prompted.parse("my-llama=few:llama@https://example.org/v1")
+    assert there.annotate_config(config).llm.key_env == "OPENAI_API_KEY"
+    monkeypatch.setenv("MY_LLAMA_API_KEY", "secret")
+    assert there.annotate_config(config).llm.key_env == "MY_LLAMA_API_KEY"
+    assert Prompted.parse("my-llama=few:llama").annotate_config(config).llm.key_env == "OPENAI_API_KEY"
 
 
 def test_limit_test_bounds_what_is_asked_and_is_in_the_row(world, capsys):

@@ -83,7 +83,8 @@ class EvaluateConfig:
     head: HeadConfig = HeadConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     llms: Strs = Strs()
-    """NAME=KIND:MODEL each, or NAME=KIND:MODEL@URL; kind zero or few (examples in the prompt) or universalner (one query a type)."""
+    """NAME=KIND:MODEL each, or NAME=KIND:MODEL@URL (whose key may be in NAME_API_KEY); kind zero or few (examples in the prompt) or
+    universalner (one query a type)."""
     llm: ServerConfig = ServerConfig()
     budget: BudgetConfig = BudgetConfig()
     prompt_examples: int = 0

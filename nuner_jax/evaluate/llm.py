@@ -7,6 +7,8 @@ same share it, a run that was stopped goes on where it was, and a change of anyt
 import contextlib
 import importlib.util
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -52,9 +54,12 @@ class Prompted:
         return cls(name, kind, model, url)
 
     def annotate_config(self, config: EvaluateConfig) -> AnnotateConfig:
-        """The options as the annotate stage takes them."""
+        """The options as the annotate stage takes them. For a model with an address of its own NAME_API_KEY goes before llm.key_env."""
         llm = LlmConfig(**asdict(config.llm), model=self.model)
-        return AnnotateConfig(llm=replace(llm, base_url=self.base_url or llm.base_url), budget=config.budget)
+        if self.base_url:
+            own_key = re.sub(r"\W", "_", self.name).upper() + "_API_KEY"
+            llm = replace(llm, base_url=self.base_url, key_env=own_key if own_key in os.environ else llm.key_env)
+        return AnnotateConfig(llm=llm, budget=config.budget)
 
 
 @dataclass(frozen=True)
