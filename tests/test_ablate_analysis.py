@@ -140,8 +140,13 @@ def test_the_report_tells_scores_differences_slope_and_direction():
 
 
 def test_categories_are_compared_from_the_first_to_the_last():
-    rows = make_rows(lambda x, k, a, b, t: 0.5 + 0.05 * noise(x, k, a, b, t), xs=[("C4", None), ("Wikipedia", None)])
-    scores = Scores(ABOUT | {"x_label": "", "published": "text_source"}, rows)
+    def value(x, k, a, b, t):
+        return 0.5 + 0.05 * noise(x, k, a, b, t)
+
+    rows = make_rows(value, xs=[("C4", None), ("Wikipedia", None)])
+    untouched = [row | {"train_seed": None} for row in make_rows(value, xs=[("not pre-trained", None)], seeds=(0,))]
+    scores = Scores(ABOUT | {"x_label": "", "published": "text_source"}, rows + untouched)
+    assert scores.points[-1] == "not pre-trained"  # stands beside the others; the paper's comparison is not about it
     assert scores.effect(1) == scores.difference("Wikipedia", "C4", 1)
     assert scores.trend(1) is None
     assert "Wikipedia against C4" in sentence(scores)

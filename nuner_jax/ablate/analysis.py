@@ -77,6 +77,8 @@ class Scores:
             cell = (row["point"], row["k"], row["train_seed"] or 0, row["seed"])
             cells.setdefault(cell, {})[row["task"]] = row[metric]
         self.points = list(self.x)
+        trained = {row["point"] for row in rows if row["train_seed"] is not None}
+        self.trained = [point for point in self.points if point in trained]
         self.matrices: dict[tuple[str, int | str], Matrix] = {}
         supports = sorted({cell[3] for cell in cells})
         for point in self.points:
@@ -112,11 +114,11 @@ class Scores:
         return Trend(float(stack.mean()) - slope.mean * float(x.mean()), slope, self.log_x)
 
     def effect(self, k: int | str) -> Estimate | None:
-        """What is compared with the paper: the trend's slope, or the last point against the first."""
+        """What is compared with the paper: the trend's slope, or the last trained point against the first."""
         if self.on_axis():
             trend = self.trend(k)
             return trend and trend.slope
-        return self.difference(self.points[-1], self.points[0], k) if len(self.points) > 1 else None
+        return self.difference(self.trained[-1], self.trained[0], k) if len(self.trained) > 1 else None
 
 
 def verdict(effect: Estimate | None, direction: str) -> str:

@@ -68,7 +68,7 @@ def sentence(scores: Scores) -> str:
     if effect is None or published is None:
         return ""
     unit = "a decade" if scores.log_x else f"a unit of {scores.x_label}"
-    what = unit if scores.on_axis() else f"for {scores.points[-1]} against {scores.points[0]}"
+    what = unit if scores.on_axis() else f"for {scores.trained[-1]} against {scores.trained[0]}"
     words = {
         "agrees": "This agrees with the published direction",
         "disagrees": "This disagrees with the published direction",
