@@ -119,15 +119,28 @@ def test_a_failed_build_leaves_the_earlier_data_set(refused, tmp_path, tiny_enco
     ("words", "numbers"),
     [
         (["--row_length", "4"], ["row_length 4"]),
-        (["--row_length", "4000"], ["row_length 4000", "66"]),
+        (["--row_length", "65"], ["row_length 65", "the 64 positions"]),
         (["--mentions_per_row", "0"], ["mentions_per_row 0"]),
+        (["--max_concept_length", "2"], ["max_concept_length 2", "2 special tokens"]),
+        (["--min_concept_count", "1000"], ["no mention to learn from", "below min_concept_count", "60"]),
+        (["--limit=-1"], ["limit -1 is below 0"]),
+        (["--num_workers=-1"], ["num_workers -1 is below 0"]),
+        (["--num_groups=-1"], ["num_groups -1 is below 0"]),
         (["--validation_fraction", "1"], ["validation_fraction 1"]),
         (["--tokenizer", "/no/such/folder"], ["/no/such/folder: no such folder"]),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_their_numbers(refused, world, tmp_path, tiny_encoder, words, numbers):
-    message = refused("dataset", "--input", world / "good.jsonl", "--tokenizer", tiny_encoder, "--out", tmp_path, *words)
+    given = ["--input", world / "good.jsonl", "--tokenizer", tiny_encoder, "--out", tmp_path, "--row_length", "32"]
+    message = refused("dataset", *given, *words)
     assert all(number in message for number in numbers), message
+
+
+def test_a_tokenizer_folder_with_a_damaged_configuration_is_named(refused, world, tmp_path, tiny_encoder):
+    shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    (tmp_path / "encoder" / "config.json").write_text("{")
+    words = ["--input", world / "good.jsonl", "--tokenizer", tmp_path / "encoder", "--out", tmp_path / "out"]
+    assert refused("dataset", *words, "--row_length", "32").startswith(f"{tmp_path / 'encoder' / 'config.json'}: ")
 
 
 # The train stage.

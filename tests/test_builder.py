@@ -12,7 +12,7 @@ from helpers import write_mentions
 
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import local
-from nuner_jax.dataset.builder import build
+from nuner_jax.dataset.builder import build, num_positions
 from nuner_jax.dataset.loader import PackedDataset
 from nuner_jax.errors import InputError, NunerError
 from nuner_jax.lists import Strs
@@ -183,3 +183,12 @@ def test_a_process_with_threads_is_not_copied(monkeypatch):
     del loaded["jax"]
     monkeypatch.setattr(local.threading, "active_count", lambda: 2)
     assert local._context().get_start_method() == "spawn"
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert"])
+def test_rows_may_be_as_long_as_the_positions_of_the_encoder(tmp_path, tiny_encoder, kind):
+    from nuner_jax.model.encoder import EncoderConfig
+
+    told = json.loads((tiny_encoder / "config.json").read_text()) | {"model_type": kind}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    assert num_positions(tmp_path / "config.json") == EncoderConfig.from_hf(told).max_length

@@ -25,11 +25,15 @@ from nuner_jax.errors import InputError
 from nuner_jax.lists import Strs
 from nuner_jax.pretrained import resolve
 
+LEAST = {"mentions_per_row": 1, "min_concept_count": 0, "num_concepts": 0, "num_groups": 0, "num_workers": 0, "limit": 0}
+"""The least value of options that count something."""
+
 
 def build(config: DatasetConfig) -> Path:
     """Builds the data set of `config` and returns its folder; nothing is left under its name if the build fails.
 
-    Raises InputError for unreadable input, input without a sentence, and settings that contradict each other.
+    Raises InputError for unreadable input, input without a sentence or a mention to learn from, and settings that contradict each
+    other.
     """
     check(config)
     folder = records.dataset_folder(config.out)
@@ -50,6 +54,9 @@ def write(config: DatasetConfig, folder: Path, shards: str) -> None:
     """Writes the shards to the path or address `shards`, and all else to `folder`."""
     config = replace(config, input=input_files(config.input))
     backend = load_backend(config.tokenizer)
+    if config.max_concept_length <= backend.num_special:
+        room = f"leaves no room beside the {backend.num_special} special tokens of {config.tokenizer}"
+        raise InputError(f"max_concept_length {config.max_concept_length} {room}")
     if config.runner == "beam":
         from nuner_jax.dataset.beam import build_on_beam
 
@@ -60,6 +67,8 @@ def write(config: DatasetConfig, folder: Path, shards: str) -> None:
         built = build_locally(config, backend, folder)
     if not built.sentences:
         raise InputError(f"{', '.join(config.input)}: no sentence to train on ({dict(built.dropped)})")
+    if not built.mentions:
+        raise InputError(f"{', '.join(config.input)}: no mention to learn from ({dict(built.dropped)})")
     records.write_metadata(folder, config.row_length, config.mentions_per_row, built.shards)
     concepts.save_table(folder / "concepts.jsonl", built.table)
     manifest = build_manifest(
@@ -144,14 +153,13 @@ def check(config: DatasetConfig) -> None:
         raise InputError(f"merge {config.merge} is about two or more inputs, one an annotator; there is {len(config.input)}")
     if not 8 <= config.row_length <= 32_767:
         raise InputError(f"row_length {config.row_length} is not between 8 and 32767")
-    if config.mentions_per_row < 1:
-        raise InputError(f"mentions_per_row {config.mentions_per_row} is below 1")
-    if config.num_concepts < 0:
-        raise InputError(f"num_concepts {config.num_concepts} is below 0")
+    for name, least in LEAST.items():
+        if (value := getattr(config, name)) < least:
+            raise InputError(f"{name} {value} is below {least}")
     if not 0 <= config.validation_fraction < 1:
         raise InputError(f"validation_fraction {config.validation_fraction} is not in [0, 1)")
-    positions = json.loads((resolve(config.tokenizer) / "config.json").read_text(encoding="utf8")).get("max_position_embeddings")
-    if positions and config.row_length > positions:
+    positions = num_positions(resolve(config.tokenizer) / "config.json")
+    if positions is not None and config.row_length > positions:
         raise InputError(f"row_length {config.row_length} exceeds the {positions} positions of {config.tokenizer}")
     if files.is_address(config.out):
         if config.runner == "local":
@@ -161,3 +169,18 @@ def check(config: DatasetConfig) -> None:
     there = next(folder for folder in [out, *out.parents] if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"out {config.out}: cannot be written ({there} is no folder that this user may write)")
+
+
+def num_positions(path: Path) -> int | None:
+    """Tokens that the longest sentence of an encoder may have, by its config.json: EncoderConfig.max_length, without importing JAX.
+
+    None where the file does not say. Raises InputError.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf8"))
+        positions = config.get("max_position_embeddings")
+        if positions is None or config.get("model_type") not in ("roberta", "xlm-roberta", "camembert"):
+            return positions
+        return positions - config.get("pad_token_id", 1) - 1
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as an encoder's configuration ({error})") from None
