@@ -21,6 +21,8 @@ from nuner_jax.schema import AnnotatedText, Mention
         ("C++ library", "c++ library"),
         ("Cafe\u0301", "caf\u00e9"),
         ("...", ""),
+        ('the "movie"', "movie"),
+        ("A (film) title", "film) title"),
     ],
 )
 def test_normalised(raw, expected):
@@ -40,6 +42,16 @@ def test_empty_concepts_and_duplicates_are_counted():
     counts = Counter()
     assert [m.concept for m in clean(record, False, counts).mentions] == ["city", "place"]
     assert counts == {"mention: duplicate": 1, "mention: empty concept": 1}
+
+
+def test_what_has_no_utf8_form_is_dropped_and_counted():
+    counts = Counter()
+    assert clean(AnnotatedText("half \ud800 a pair"), False, counts) is None
+    bad = (Mention(0, 4, "city \ud800"), Mention(0, 4, "place", "where \udfff"))
+    assert clean(AnnotatedText("Rome \u00e9", (*bad, Mention(0, 4, "caf\u00e9"))), False, counts).mentions == (
+        Mention(0, 4, "caf\u00e9"),
+    )
+    assert counts == {"sentence: not valid Unicode": 1, "mention: not valid Unicode": 2}
 
 
 spans = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5), st.sampled_from("ab")).map(lambda s: (s[0], s[0] + s[1], s[2])))

@@ -25,7 +25,15 @@ def normalise_concept(name: str) -> str:
     'movie title'
     """
     name = _SPACES.sub(" ", unicodedata.normalize("NFC", name).lower()).strip(_EDGES)
-    return _ARTICLE.sub("", name)
+    return _ARTICLE.sub("", name).strip(_EDGES)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text has a UTF-8 form: half of a surrogate pair, as JSON may hold by \\ud800, has none, and no tokenizer reads it."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def clean(record: AnnotatedText, drop_generic: bool, counts: Counter[str]) -> AnnotatedText | None:
@@ -35,6 +43,9 @@ def clean(record: AnnotatedText, drop_generic: bool, counts: Counter[str]) -> An
     """
     if not record.text.strip():
         counts["sentence: empty text"] += 1
+        return None
+    if not is_unicode(record.text):
+        counts["sentence: not valid Unicode"] += 1
         return None
     mentions: list[Mention] = []
     seen: set[tuple[int, int, str]] = set()
@@ -46,6 +57,8 @@ def clean(record: AnnotatedText, drop_generic: bool, counts: Counter[str]) -> An
             return None
         if not concept:
             counts["mention: empty concept"] += 1
+        elif not (is_unicode(concept) and is_unicode(m.description)):
+            counts["mention: not valid Unicode"] += 1
         elif span in seen:
             counts["mention: duplicate"] += 1
         else:
