@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuner_jax.dataset.importers import IMPORTERS, describe, detect, read_any
+from nuner_jax.dataset.importers import IMPORTERS, describe, detect, parse_lines, read_any
 from nuner_jax.dataset.merge import merge_mentions, merge_texts
 from nuner_jax.errors import InputError
 from nuner_jax.schema import AnnotatedText, Mention
@@ -194,3 +194,18 @@ def test_merging_texts():
     assert not counts
     assert [t.mentions for t in merge_texts(first, second, "agreement", counts)] == [()]
     assert counts == Counter({"text: one annotator only": 2, "mention: one annotator only": 2})
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word_or_column(tmp_path):
+    assert load(write(tmp_path / "a.bio", "\ufeffRome\tB-city\n"))[0] == [("Rome", [("Rome", "city", "")])]
+    path = write(tmp_path / "a.csv", "\ufeffinput,output\nin Rome,\"['Rome <> city']\"\n")
+    assert load(path)[0] == [("in Rome", [("Rome", "city", "")])]
+
+
+def test_json_that_is_too_deep_is_named_by_its_place(tmp_path):
+    deep = "[" * 100_000
+    path = write(tmp_path / "deep.json", f'[{{"tokenized_text": ["a"], "ner": []}}, {deep}')
+    with pytest.raises(InputError, match=r"deep\.json, record 2: not valid JSON"):
+        load(path)
+    with pytest.raises(InputError, match=r"deep\.jsonl, line 7: not valid JSON"):
+        parse_lines("deep.jsonl", "annotated", 6, [b'{"text": "a"}\n', deep.encode()], Counter())

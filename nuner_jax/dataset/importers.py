@@ -83,7 +83,7 @@ def parse_lines(path: str, kind: str, first: int, lines: Iterable[bytes], counts
         if not line.isspace():
             try:
                 value = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}, line {number}: not valid JSON ({error})") from None
             found.append(parse(value, f"{path}, line {number}", counts))
     return found
@@ -199,7 +199,7 @@ def _read_conll(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
     tags: list[str] = []
     try:
         with open_text(path) as file:
-            for number, line in enumerate(itertools.chain(file, [""]), start=1):
+            for number, line in enumerate(itertools.chain(_without_mark(file), [""]), start=1):
                 columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
                 if not "".join(columns).strip():
                     if words:
@@ -250,11 +250,17 @@ def _from_words(words: list[str], spans: Iterable[tuple[int, int, str]], counts:
     return AnnotatedText(" ".join(words), tuple(mentions), id)
 
 
+def _without_mark(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a file without the byte-order mark that some programs put before the first."""
+    for number, line in enumerate(lines):
+        yield line if number else line.removeprefix("\ufeff")
+
+
 def _csv_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(sys.maxsize)
     try:
         with open_text(path, newline="") as file:
-            rows = csv.DictReader(file)
+            rows = csv.DictReader(_without_mark(file))
             for row in rows:
                 yield f"line {rows.line_num}", row
     except OSError as error:
@@ -290,6 +296,8 @@ def _array_records(path: str | os.PathLike[str], file: Any, chunk: int = 1 << 20
             return
         try:
             record, at = decoder.raw_decode(buffer, at)
+        except RecursionError as error:
+            raise InputError(f"{path}, record {number + 1}: not valid JSON ({error})") from None
         except ValueError as error:
             more = file.read(max(chunk, len(buffer) - at))  # a record longer than this doubles it, and so stays cheap
             if not more:
