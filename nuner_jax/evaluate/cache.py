@@ -62,7 +62,7 @@ class FeatureStore:
         self._keep(ids, vectors)
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            name = f"{len(list(self.folder.glob('*.ids.npy'))):04d}"
+            name = hashlib.sha256(ids.tobytes()).hexdigest()[:16]  # of its own for each set of ids, as runs may share the folder
             _save(self.folder / f"{name}.npy", vectors)
             _save(self.folder / f"{name}.ids.npy", ids)  # last: a file of vectors without its ids is not read
 
@@ -72,7 +72,7 @@ class FeatureStore:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     with open(partial, "wb") as file:
         np.save(file, array)
     os.replace(partial, path)
