@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ from nuner_jax.evaluate.results import Results, Row
 from nuner_jax.evaluate.rows import cell_base, scored, store
 from nuner_jax.evaluate.samples import Cell, Samples, draw, read_samples, write_samples
 from nuner_jax.evaluate.tasks import Task, limited, load_tasks
+
+LEAST = {
+    **dict.fromkeys(("finetune.num_epochs", "finetune.batch_size"), 1),
+    **dict.fromkeys(("limit_test", "prompt_examples", "finetune.parallel_seeds", "head.num_steps"), 0),
+    **dict.fromkeys(("head.learning_rate", "head.weight_decay", "finetune.learning_rate", "finetune.head_learning_rate"), 0),
+    **dict.fromkeys(("finetune.weight_decay", "finetune.clip_norm", "finetune.warmup_fraction", "finetune.dropout"), 0),
+}
+MOST = {"finetune.warmup_fraction": 1, "finetune.dropout": 0.99}
+"""The least and the greatest value that can be used."""
 
 
 def run(config: EvaluateConfig) -> Results:
@@ -63,6 +73,12 @@ def check(config: EvaluateConfig) -> None:
         raise InputError("encoders (or llms, or predictions), tasks and ks each need at least one value")
     if min(config.ks) < 1 or config.seeds < 1:
         raise InputError(f"ks {','.join(map(str, config.ks))} and seeds {config.seeds} must be 1 or more")
+    for key in LEAST:
+        value = attrgetter(key)(config)
+        if value < LEAST[key]:
+            raise InputError(f"{key} {value} is below {LEAST[key]}")
+        if key in MOST and value > MOST[key]:
+            raise InputError(f"{key} {value} is above {MOST[key]}")
 
 
 def describe(task: Task, config: EvaluateConfig) -> None:
