@@ -81,6 +81,10 @@ def test_hugging_face_data_sets_on_disk(tmp_path, form):
             load_tasks(str(rows_file(tmp_path, toy=row)))
     with pytest.raises(InputError, match=r"split train: has no feature ner_tags; it has tokens, tags"):
         load_tasks(str(rows_file(tmp_path, toy={k: v for k, v in row.items() if k != "tags"})))
+    if form != "parquet":
+        data.save_to_disk(tmp_path / "one")
+        with pytest.raises(InputError, match="split train: the folder holds one data set without splits"):
+            load_tasks(str(rows_file(tmp_path, toy={**row, "path": "one"})))
     with pytest.raises(InputError, match="split dev: cannot be loaded"):
         load_tasks(str(rows_file(tmp_path, toy={**row, "train": "dev"})))
 
@@ -138,6 +142,10 @@ def test_names_and_definitions_reach_the_task(tmp_path):
         ("toy: {train: a, test: b, reader: magic}", "reader 'magic' is none of auto, columns"),
         ("toy: {train: a, test: b, scheme: x}", "scheme 'x' is neither"),
         ("toy: {train: a, test: b, tag_column: last}", "tag_column: expected an integer, got 'last'"),
+        ("a: {train: x, test: y}\nb: {train: x, test: y}\na: {train: x, test: z}", "line 1: task a is there 2 times"),
+        ("toy: {train: a, test: b, names: {PER: 3}}", "names: expected texts, got 3"),
+        ("toy: {train: a, test: b, definitions: {no: negation}}", "definitions: expected texts, got False"),
+        ("toy: {train: a, test: b, tag_names: [O, 1]}", "tag_names: expected texts, got 1"),
         ("toy: [1", "not valid YAML"),
         ("", "expected rows of the form"),
     ],

@@ -23,10 +23,12 @@ def read_hf(
     saved = (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "dataset_info.json").is_file()
     try:
         loaded = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, config or None)
-        rows = loaded[split] if isinstance(loaded, dict) else loaded
+        rows = loaded[split] if isinstance(loaded, dict) else None
     except Exception as error:  # the library's errors share no base class; all of them mean: it could not be had
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{where}: cannot be loaded ({reason})") from None
+    if rows is None:
+        raise InputError(f"{where}: the folder holds one data set without splits; save a DatasetDict of train and test")
     features = rows.features or {}
     names = tag_names or getattr(getattr(features.get(tags), "feature", None), "names", None) or ()
     return _sentences(where, rows, features, words, tags, names, scheme, notes)

@@ -93,6 +93,10 @@ def read_rows(path: Path) -> dict[str, TaskRow]:
     if not isinstance(root, yaml.MappingNode) or not root.value:
         raise InputError(f"{path}: expected rows of the form NAME: {{train: ..., test: ...}}")
     rows = {}
+    names = [key.value for key, _ in root.value]
+    for key, _ in root.value:
+        if names.count(key.value) > 1:
+            raise InputError(f"{path}, line {key.start_mark.line + 1}: task {key.value} is there {names.count(key.value)} times")
     for (key, node), (name, fields) in zip(root.value, value.items(), strict=True):
         where = f"{path}, line {key.start_mark.line + 1}: task {name}"
         if not isinstance(fields, dict):
@@ -123,6 +127,10 @@ def _check(where: str, name: str, value: Any) -> None:
     if not isinstance(value, expected):
         word = {str: "a text", int: "an integer", dict: "a mapping", list: "a list"}[expected]
         raise InputError(f"{where}: {name}: expected {word}, got {value!r:.60}")
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    for part in parts:
+        if not isinstance(part, str):
+            raise InputError(f"{where}: {name}: expected texts, got {part!r:.60} (quotes make a text of it)")
 
 
 def read_split(name: str, row: TaskRow, split: str, notes: Counter[str]) -> list[TaggedSentence]:
