@@ -111,6 +111,12 @@ def test_gliner_json(tmp_path):
         read(tmp_path / "b.jsonl", json.dumps({**row, "ner": [[0, 4, "a"]]}))
     with pytest.raises(InputError, match='item 0: "tokenized_text"'):
         read(tmp_path / "b.json", "[{}]")
+    with pytest.raises(InputError, match="item 0: ner is not a list: 3"):
+        read(tmp_path / "c.json", json.dumps([{**row, "ner": 3}]))
+    with pytest.raises(InputError, match="item 0: half of a surrogate pair"):
+        read(tmp_path / "d.json", json.dumps([{**row, "tokenized_text": ["a", "b", "c", "\ud800"]}]))
+    with pytest.raises(InputError, match=r"e\.json: not valid JSON"):
+        read(tmp_path / "e.json", "[" * 100_000)
 
 
 def test_a_task_joins_the_types_of_both_splits_and_reports_repeats(tmp_path):

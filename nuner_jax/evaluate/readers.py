@@ -186,7 +186,7 @@ def read_gliner(path: Path, notes: Counter[str]) -> list[TaggedSentence]:
     else:
         try:
             loaded = json.loads("\n".join(line for _, line in _lines(path)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not valid JSON ({error})") from None
         if not isinstance(loaded, list):
             raise InputError(f"{path}: expected a JSON list, got {type(loaded).__name__}")
@@ -198,8 +198,14 @@ def _gliner_sentence(where: str, row: Any, notes: Counter[str]) -> TaggedSentenc
     words = row.get("tokenized_text") if isinstance(row, dict) else None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise InputError(f'{where}: "tokenized_text" is missing or not a list of strings')
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: half of a surrogate pair, which is not valid Unicode") from None
+    if not isinstance(entries := row.get("ner") or [], list):
+        raise InputError(f"{where}: ner is not a list: {entries!r:.60}")
     spans = []
-    for entry in row.get("ner") or []:
+    for entry in entries:
         if not (isinstance(entry, list) and len(entry) >= 3 and type(entry[0]) is int and type(entry[1]) is int):
             raise InputError(f"{where}: an entry of ner is not [first, last, type]: {entry!r:.60}")
         if not 0 <= entry[0] <= entry[1] < len(words):
