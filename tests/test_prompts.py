@@ -120,6 +120,7 @@ def test_of_a_cut_answer_the_whole_lines_count():
         ("", "malformed", []),
         ("none", "malformed", []),
         ("I cannot say", "declined", []),
+        ("[" * 5000, "malformed", []),
     ],
 )
 def test_answers_of_universalner(reply, verdict, strings):

@@ -120,7 +120,7 @@ def read_universalner(reply: str, kind: str, finish_reason: str = "stop") -> Ans
         try:
             value, _ = json.JSONDecoder().raw_decode(reply, reply.index("["))
             strings = list(dict.fromkeys(value)) if all(isinstance(item, str) for item in value) else None
-        except ValueError:
+        except (ValueError, RecursionError):  # a model that is caught in a loop may open brackets without end
             strings = None
     verdict = _verdict(reply, finish_reason, strings is not None)
     if strings is None and verdict == "ok":  # plain words in place of a list: this model never says it so
