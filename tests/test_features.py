@@ -70,6 +70,14 @@ def test_words_are_tokenised_as_the_tokenizer_does_in_a_sentence(tokenizer):
     assert ours.prefix + flat + ours.suffix == whole.ids
 
 
+def test_words_are_not_remembered_without_end(tokenizer, monkeypatch):
+    monkeypatch.setattr(features, "MAX_WORDS", 2)
+    ours = WordTokenizer(tokenizer)
+    expected = [ours([(word,)])[0] for word in "abcdefgh"]
+    assert len(ours._ids) <= 3
+    assert ours([tuple("abcdefgh")])[0] == [ids for (ids,) in expected]
+
+
 def test_long_sentences_are_windowed_not_cut(encoder):
     words = tuple("abcdefgh"[i % 8] for i in range(100))
     got = encoder.word_features([words], (-1,))

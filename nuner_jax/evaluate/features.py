@@ -19,6 +19,8 @@ Sentences = Sequence[tuple[str, ...]]
 ROW_LENGTHS = (128, 256, 512)
 TOKENS_PER_BATCH = {"cpu": 2048}  # keeps activations in the cache of a CPU core and the last, half-filled batch small
 TOKENS_PER_BATCH_ELSEWHERE = 32768
+MAX_WORDS = 500_000
+"""Words whose tokens are remembered; then memory starts anew, as a server meets ever new ones."""
 DTYPE = np.float16  # of stored features; float32 features move no score by 0.1 points
 
 
@@ -73,6 +75,8 @@ class WordTokenizer:
 
     def __call__(self, sentences: Sentences) -> list[list[list[int]]]:
         """Sentence -> word -> token ids; a word may have none."""
+        if len(self._ids) > MAX_WORDS:
+            self._ids = {}
         new = [word for word in dict.fromkeys(itertools.chain.from_iterable(sentences)) if word not in self._ids]
         encodings = self._backend.encode_batch([[word] for word in new], is_pretokenized=True, add_special_tokens=False)
         self._ids.update((word, encoding.ids) for word, encoding in zip(new, encodings, strict=True))
