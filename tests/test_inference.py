@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -203,11 +204,26 @@ def test_any_family_of_encoders_learns_and_keeps_offsets(make, tmp_path):
         ({"texts": ["a"], "labels": []}, "labels: expected a list"),
         ({"texts": ["a"], "labels": ["x", "x"]}, "'x' is there twice"),
         ({"texts": ["a"], "labels": ["  "]}, "every label needs a name"),
+        ({"texts": ["a", "b \ud800"]}, "text 1 has half of a surrogate pair"),
+        ({"texts": ["a"], "labels": ["x\ud800"]}, "labels: half of a surrogate pair"),
     ],
 )
 def test_a_bad_argument_is_one_clear_line(ner, arguments, message):
     with pytest.raises(InputError, match=message):
         ner.predict(**arguments)
+
+
+def test_examples_that_the_tokenizer_leaves_nothing_of_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no mention has a word that the tokenizer leaves"):
+        NuNER.from_pretrained(make_bert(tmp_path / "bert")).fit(["[\u200b](letter) alpha"])
+
+
+def test_scores_far_below_zero_give_no_warning(ner, monkeypatch):
+    monkeypatch.setattr(ner.concepts, "logit", {"kind": "dot", "scale": 1.0, "bias": 0.0})
+    vectors = np.array([[100.0], [-100.0]], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ner.concepts.candidates(vectors, np.float32([[10.0]]), None, flat=True).unit.tolist() == [0]
 
 
 def test_a_plain_encoder_says_what_it_lacks(tiny_encoder):

@@ -98,7 +98,7 @@ class Support:
 
     @classmethod
     def of(cls, examples: Sequence[Example], runner: Runner, unit: Unit) -> "Support":
-        """Splits the examples into units and labels them. Raises InputError if no unit is in a mention."""
+        """Splits the examples into units and labels them. Raises InputError if no unit with a sub-token is in a mention."""
         types = tuple(sorted({kind for example in examples for _, _, kind in example.spans}))
         if unit == "word":
             pieces = runner.words([[e.text[a:b] for a, b in e.words] for e in examples])
@@ -108,9 +108,10 @@ class Support:
         numbers = {kind: n for n, kind in enumerate(types, start=1)}
         labels = [e.labels(units, numbers) for e, units in zip(examples, spans, strict=True)]
         flat = np.array([label for of_text in labels for label in of_text], np.int32)
-        if not flat.any():
-            raise InputError("examples: no mention has a word")
-        return cls(types, pieces, flat, np.concatenate([[0], np.cumsum([len(of_text) for of_text in labels])]))
+        support = cls(types, pieces, flat, np.concatenate([[0], np.cumsum([len(of_text) for of_text in labels])]))
+        if not flat[support.known()].any():
+            raise InputError("examples: no mention has a word that the tokenizer leaves something of")
+        return support
 
     def known(self) -> np.ndarray:
         """[U] whether a unit has a sub-token: only those are learnt from."""

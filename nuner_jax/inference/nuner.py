@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nuner_jax.config import FinetuneConfig, HeadConfig
+from nuner_jax.dataset.concepts import is_unicode
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate.features import check_layers, default_layers
 from nuner_jax.inference.entities import Candidates, Entity, Units, above, best, entities_of
@@ -97,6 +98,9 @@ class NuNER:
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise InputError(f"predict: expected texts, got {type(wrong).__name__}")
+        broken = next((n for n, text in enumerate(texts) if not is_unicode(text)), None)
+        if broken is not None:
+            raise InputError(f"predict: text {broken} has half of a surrogate pair, which is not valid Unicode")
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold {threshold} is not between 0 and 1")
         if labels is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nuner_jax.dataset.concepts import normalise_concept
+from nuner_jax.dataset.concepts import is_unicode, normalise_concept
 from nuner_jax.errors import InputError
 from nuner_jax.inference.entities import Candidates, above
 from nuner_jax.inference.runner import Runner
@@ -84,7 +84,8 @@ class Concepts:
         parts: list[Candidates] = []
         step = max(1, CHUNK // len(concepts))
         for start in range(0, len(vectors), step):
-            scores = 1 / (1 + np.exp(-self.logits(vectors[start : start + step], concepts)))
+            with np.errstate(over="ignore"):  # far below 0, as a dot product may be, a probability is 0
+                scores = 1 / (1 + np.exp(-self.logits(vectors[start : start + step], concepts)))
             if flat:
                 label = scores.argmax(1)
                 score = scores[np.arange(len(scores)), label]
@@ -105,6 +106,8 @@ def concept_texts(labels: Labels) -> tuple[list[str], list[str]]:
     names = list(labels)
     if not all(isinstance(name, str) and normalise_concept(name) for name in names):
         raise InputError(f"labels: every label needs a name, got {names!r:.80}")
+    if not all(is_unicode(name) for name in names):
+        raise InputError(f"labels: half of a surrogate pair, which is not valid Unicode, in {names!r:.80}")
     if len(set(names)) < len(names):
         raise InputError(f"labels: {next(n for n in names if names.count(n) > 1)!r} is there twice")
     texts = [normalise_concept(name) for name in names]
