@@ -89,6 +89,10 @@ def test_a_tokenizer_that_may_look_beyond_blanks_gets_whole_texts():
     without_blank = byte_level()
     without_blank.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     assert not splits_at_blanks(without_blank)
+    with_phrase = bert()
+    with_phrase.add_special_tokens(["the mat"])
+    (found,) = TextTokenizer(with_phrase)([AnnotatedText("on the mat")], Counter(), max_length=64, max_mentions=4)
+    assert list(found.tokens) == with_phrase.encode("on the mat").ids
     found, _ = one(TextTokenizer(byte_level()), "the mat", [(4, 7)], by_words=True)
     assert found is not None
 

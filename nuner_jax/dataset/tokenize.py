@@ -151,10 +151,10 @@ def splits_at_blanks(backend: "Tokenizer") -> bool:
     from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
     before, normalizer, model = backend.pre_tokenizer, backend.normalizer, backend.model
-    if getattr(model, "dropout", None):
+    added = backend.get_added_tokens_decoder().values()
+    if getattr(model, "dropout", None) or any(token.content.split() != [token.content] for token in added):
         return False
     if isinstance(before, BertPreTokenizer):
-        added = backend.get_added_tokens_decoder().values()
         return isinstance(normalizer, BertNormalizer) and not any(token.normalized for token in added)
     byte_level: Any = before
     return isinstance(before, ByteLevel) and normalizer is None and byte_level.add_prefix_space and byte_level.use_regex
