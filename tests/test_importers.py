@@ -209,3 +209,8 @@ def test_json_that_is_too_deep_is_named_by_its_place(tmp_path):
         load(path)
     with pytest.raises(InputError, match=r"deep\.jsonl, line 7: not valid JSON"):
         parse_lines("deep.jsonl", "annotated", 6, [b'{"text": "a"}\n', deep.encode()], Counter())
+
+
+def test_a_no_break_space_parts_no_columns(tmp_path):
+    text = "10\u00a0000 CD B-number\n\u00a0 NN O\n"
+    assert load(write(tmp_path / "a.conll", text))[0] == [("10\u00a0000 \u00a0", [("10\u00a0000", "number", "")])]

@@ -200,7 +200,7 @@ def _read_conll(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
     try:
         with open_text(path) as file:
             for number, line in enumerate(itertools.chain(_without_mark(file), [""]), start=1):
-                columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+                columns = line.rstrip("\r\n").split("\t") if "\t" in line else _BLANKS.split(line.strip(" \r\n"))
                 if not "".join(columns).strip():
                     if words:
                         yield _from_words(words, [(s.start, s.end, s.type) for s in spans_from_tags(_iob2(tags))], counts)
@@ -219,6 +219,7 @@ def _read_conll(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
         raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
+_BLANKS = re.compile(" +")  # a no-break space is part of a word
 _TAG = re.compile(r"O|[BIESLU]-\S.*")
 
 

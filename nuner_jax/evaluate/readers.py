@@ -11,6 +11,7 @@ from nuner_jax.errors import InputError
 from nuner_jax.schema import TaggedSentence, WordSpan, read_json_lines, tags_from_spans
 
 WORD = re.compile(r"\w+(?:[-_'’]\w+)*|\S")
+BLANKS = re.compile(r"[ \t]+")  # a no-break space is part of a word
 BRACKET = re.compile(r"\[([^\[\]]*)\]\(([^()\[\]]*)\)")
 _OPEN, _INSIDE, _LAST, _SINGLE = frozenset("B"), frozenset("IM"), frozenset("EL"), frozenset("SUW")
 _PREFIXES = _OPEN | _INSIDE | _LAST | _SINGLE
@@ -111,7 +112,7 @@ def read_columns(
             continue
         if separator is None and line.startswith("# ") and not words:
             continue  # CoNLL-U style comment before a sentence
-        columns = line.split(separator)
+        columns = line.split(separator) if separator else BLANKS.split(line.strip(" \t"))
         if len(columns) < least or not columns[word_column]:
             form = "token<TAB>tag" if separator == "\t" and least == 2 else f"{least} or more columns"
             raise InputError(f"{path}, line {number}: expected {form}, got {line!r:.60}")
