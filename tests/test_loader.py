@@ -9,7 +9,7 @@ from helpers import WORDS, write_mentions
 
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset.builder import build
-from nuner_jax.dataset.loader import Batches, ConceptCapacity, PackedDataset, prefetched, shuffled
+from nuner_jax.dataset.loader import Batches, ConceptCapacity, ConceptTokens, PackedDataset, prefetched, shuffled
 from nuner_jax.errors import InputError
 
 
@@ -160,3 +160,14 @@ def test_texts_too_long_are_cut_at_a_word_and_counted(tmp_path, tiny_encoder):
     assert manifest["dropped"] == {"mention: beyond the cut": 1, "sentence: cut to the row length": 1}
     assert manifest["rows"] == {"train": 1}
     assert manifest["mentions"] == 1
+
+
+def test_batches_without_a_mention_have_room_all_the_same(corpus):
+    """As in a sample of steps of a data set with few mentions."""
+    concepts = ConceptTokens(PackedDataset(corpus.out).concepts)
+    nothing = np.array([], np.int64)
+    capacity = concepts.capacity([nothing], group=256, limit=0)
+    batch, left_out = concepts.pack(nothing, capacity)
+    assert (batch["concept_ids"] == -1).all()
+    assert left_out == 0
+    assert concepts.pack(np.array([0]), capacity)[1] == 0

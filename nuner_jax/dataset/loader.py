@@ -156,7 +156,7 @@ class ConceptTokens:
         in all."""
         longest = int(self.lengths.max(initial=1))
         row_length = max(CONCEPT_ROW_LENGTH, longest)
-        most = -(-int(max((len(ids) for ids in samples), default=1) * margin) // 8) * 8
+        most = -(-max(1, int(max((len(ids) for ids in samples), default=1) * margin)) // 8) * 8
         most = min(most, limit or most)
         groups = -(-most // group)
         concepts_per_group = -(-most // groups)
@@ -239,7 +239,10 @@ class Batches:
         return batch
 
     def of_split(self, split: str, num_batches: int) -> "Batches | None":
-        """The same shapes over another split, in its own order, at most one pass; None if it has no row."""
+        """The same shapes over another split, in its own order, for one pass at most; None if it has no row.
+
+        The last batch of a pass is filled up with rows of the next one.
+        """
         rows = self.data.num_rows(split)
         if not rows:
             return None
