@@ -101,6 +101,20 @@ def test_save_and_load_give_the_same_predictions(ner, folder, tmp_path):
         ner.save(folder)
 
 
+def test_a_head_that_does_not_fit_its_encoder_is_named(ner, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    ner.save(tmp_path / "model")
+    weights = tmp_path / "model" / "head.safetensors"
+    whole = load_file(weights)
+    save_file({**whole, "kernel": whole["kernel"][:-1].copy()}, weights)
+    with pytest.raises(InputError, match=r"its head is of another encoder \(it reads 31 numbers a word, 2 layers .* give 32"):
+        NuNER.from_pretrained(tmp_path / "model")
+    save_file({**whole, "kernel": whole["kernel"][0].copy()}, weights)
+    with pytest.raises(InputError, match=r"head\.safetensors: not the weights of a head of 2 types"):
+        NuNER.from_pretrained(tmp_path / "model")
+
+
 def test_fine_tuning_learns_the_examples_and_is_kept(folder, tmp_path):
     config = FinetuneConfig(num_epochs=40, learning_rate=1e-3, head_learning_rate=1e-2, dropout=0.0)
     ner = NuNER.from_pretrained(folder).fit(EXAMPLES, head="finetune", finetune_config=config)

@@ -39,6 +39,11 @@ class Head:
     method: str  # frozen or finetune
     calibration: str  # how the temperature was found
 
+    @property
+    def width(self) -> int:
+        """D, what it reads of a unit."""
+        return self.params["hidden_kernel" if "hidden_kernel" in self.params else "kernel"].shape[0]
+
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """[U, D] -> [U, C]."""
         p = self.params
@@ -72,7 +77,8 @@ class Head:
             head = cls(types, layers, about["unit"], about["temperature"], params, about["method"], about["calibration"])
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / FILE}: not a head of nuner_jax ({error})") from None
-        if "kernel" not in params or "bias" not in params or params["kernel"].shape[1] != len(types) + 1:
+        shape = params["kernel"].shape[1:] if "kernel" in params else ()
+        if shape != (len(types) + 1,) or "bias" not in params or params["bias"].shape != shape:
             raise InputError(f"{folder / WEIGHTS}: not the weights of a head of {len(types)} types")
         return head
 

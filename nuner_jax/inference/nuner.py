@@ -40,7 +40,13 @@ class NuNER:
         from nuner_jax.pretrained import load_tokenizer, resolve
 
         folder = resolve(str(name))
-        return cls(Runner(load_frozen(str(folder)), load_tokenizer(str(folder))), folder, Head.load(folder))
+        encoder, head = load_frozen(str(folder)), Head.load(folder)
+        if head is not None:
+            check_layers(head.layers, encoder.depth)
+            if head.width != encoder.width * len(head.layers):
+                reads = f"{head.width} numbers a word, {len(head.layers)} layers of this encoder give {encoder.width * len(head.layers)}"
+                raise InputError(f"{folder}: its head is of another encoder (it reads {reads})")
+        return cls(Runner(encoder, load_tokenizer(str(folder))), folder, head)
 
     @property
     def labels(self) -> tuple[str, ...]:
