@@ -115,6 +115,16 @@ def test_nothing_is_paid_twice(world, capsys):
         assert sum(server.sent().values()) == count  # a zero-shot cell more asks nothing new
 
 
+def test_models_of_one_name_at_two_addresses_do_not_share_answers(world):
+    knows, does_not = (write_json_lines(world / f"{n}.jsonl", [line(TEXTS[0], reply)]) for n, reply in enumerate((RIGHT, WRONG)))
+    with serve(replies=str(knows)) as one, serve(replies=str(does_not)) as other:
+        assert evaluate(world, one.url, llms=[f"a=zero:m@{one.url}", f"b=zero:m@{other.url}"]) == 0
+        assert len(one.sent()) == len(other.sent()) == 4
+    scores = {row["system"]: row["entity_micro_f1"] for row in rows(world)}
+    assert scores["a"] > scores["b"] == 0
+    assert {row["settings"]["llm.base_url"] for row in rows(world) if row["system"] == "b"} == {other.url}
+
+
 def test_a_budget_ends_it_between_questions_and_a_larger_one_goes_on(world, capsys):
     prices = ["--llm.price_in", "10", "--llm.price_out", "10", "--llm.concurrency", "1"]
     with serve() as server:

@@ -1,7 +1,8 @@
 """Prompted language models as systems of the comparison: questions through the ledger of the annotate stage, answers to tags.
 
-A question is kept in OUT/llm/ledger.sqlite under the hash of model, prompt and parameters, and is paid once: cells that ask the
-same share it, a run that was stopped goes on where it was, and a change of anything but the questions costs nothing.
+A question is kept in OUT/llm/ledger.sqlite under the hash of model (with its address, if it has one of its own), prompt and
+parameters, and is paid once: cells that ask the same share it, a run that was stopped goes on where it was, and a change of anything
+but the questions costs nothing.
 """
 
 import contextlib
@@ -155,6 +156,7 @@ def _base(config: EvaluateConfig, model: Prompted, task: Task, cell: Cell, indic
             "llm.temperature": config.llm.temperature,
             "llm.max_tokens": config.llm.max_tokens,
             "llm.extra_body": dict(config.llm.extra_body),
+            **({"llm.base_url": model.base_url} if model.base_url else {}),
             **({"prompt_examples": examples} if examples is not None else {}),
             **({"types": {kind: list(task.words_for(kind)) for kind in task.types}} if task.names or task.definitions else {}),
         },
@@ -165,6 +167,8 @@ def _terms(config: EvaluateConfig, model: Prompted) -> "Terms":
     from nuner_jax.annotate.records import Terms
 
     params = {"temperature": config.llm.temperature, "max_tokens": config.llm.max_tokens, **config.llm.extra_body}
+    if model.base_url:  # servers of one's own may call different models the same
+        params["base_url"] = model.base_url
     return Terms(model.model, prompts.version(model.kind), json.dumps(params, sort_keys=True))
 
 
