@@ -64,6 +64,8 @@ def test_conll_columns(tmp_path):
     assert sentences[0].words == ("EU", "rejects", "German", "UK")
     assert sentences[0].tags == ("B-ORG", "O", "B-MISC", "B-MISC")
     assert notes == {"inside tag that opens a mention": 2}
+    sentences, _ = read(tmp_path / "c.conll", "# sent_id = 1\n# SYM O\n1 CD B-RANK\n")
+    assert sentences[0].words == ("#", "1")
     sentences, _ = read(tmp_path / "b.conll", "10\u00a0000 CD B-NUM\n \u00a0 NN \t O \n")
     assert (sentences[0].words, sentences[0].tags) == (("10\u00a0000", "\u00a0"), ("B-NUM", "O"))
 

@@ -56,11 +56,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
+def _is_tag(tag: str) -> bool:
+    return tag == "O" or (len(tag) > 2 and tag[0] in _PREFIXES and tag[1] == "-")
+
+
 def check_tag(where: str, tag: str, scheme: str = "iob") -> str:
     """The tag, if it is one of the scheme (iob: O, B-type, I-type and their relatives; io: O or a bare type)."""
     if scheme == "io" and tag:
         return tag
-    if tag != "O" and not (len(tag) > 2 and tag[0] in _PREFIXES and tag[1] == "-"):
+    if not _is_tag(tag):
         raise InputError(f"{where}: tag {tag!r:.40} is outside the scheme (O, B-type, I-type)")
     return tag
 
@@ -110,9 +114,14 @@ def read_columns(
             continue
         if skip and line.startswith(skip):
             continue
-        if separator is None and line.startswith("# ") and not words:
-            continue  # CoNLL-U style comment before a sentence
         columns = line.split(separator) if separator else BLANKS.split(line.strip(" \t"))
+        if (
+            separator is None
+            and line.startswith("# ")
+            and not words
+            and not (len(columns) >= least and _is_tag(columns[tag_column]))
+        ):
+            continue  # CoNLL-U style comment before a sentence
         if len(columns) < least or not columns[word_column]:
             form = "token<TAB>tag" if separator == "\t" and least == 2 else f"{least} or more columns"
             raise InputError(f"{path}, line {number}: expected {form}, got {line!r:.60}")
