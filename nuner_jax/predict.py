@@ -52,7 +52,7 @@ def read_labels(labels: str) -> list[str] | dict[str, str] | None:
         told = json.loads(Path(labels).read_text(encoding="utf8"))
     except OSError as error:
         raise InputError(f"{labels}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{labels}: not valid JSON ({error})") from None
     names = told if isinstance(told, list) else list(told.values()) if isinstance(told, dict) else [None]
     if not names or not all(isinstance(name, str) for name in names):
@@ -82,7 +82,7 @@ def record(line: str, where: str) -> dict[str, Any]:
     """A JSON line with a text. Raises InputError."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise InputError(f'{where}: expected a JSON object with "text"')

@@ -120,6 +120,14 @@ def word_spans(words: Sequence[str], spans: Iterable[tuple[int, int, str]]) -> l
     return [WordSpan(bisect.bisect(ends, start), bisect.bisect(ends, end - 1) + 1, kind) for start, end, kind in spans]
 
 
+def is_unicode(text: str) -> bool:
+    """Whether the text has a UTF-8 form: half of a surrogate pair, as JSON may hold by \\ud800, has none, and no tokenizer reads it."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
     """(line number from 1, parsed value) of every non-blank line; a broken line is an InputError with file and number."""
     try:
@@ -128,7 +136,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
                 if raw.strip():
                     try:
                         yield number, json.loads(raw)
-                    except ValueError as error:  # bad JSON or bad UTF-8
+                    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, nested without end
                         raise InputError(f"{path}, line {number}: not valid JSON ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None

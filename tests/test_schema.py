@@ -146,3 +146,9 @@ def test_where_spans_overlap_the_leftmost_then_longest_holds_its_words(triples):
         rivals = [k for k in kept if k.start < span.end and span.start < k.end]
         assert rivals
         assert min((k.start, -k.end) for k in rivals) <= (span.start, -span.end)
+
+
+def test_json_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / "deep.jsonl").write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"deep\.jsonl, line 1: not valid JSON"):
+        list(read_json_lines(tmp_path / "deep.jsonl"))

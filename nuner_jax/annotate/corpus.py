@@ -109,7 +109,7 @@ def _json_lines(path: str, counts: Counter[str], on_corrupt: OnCorrupt) -> Itera
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             _corrupt(f"{path}, line {number}: not valid JSON ({error})", counts, on_corrupt)
             continue
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):

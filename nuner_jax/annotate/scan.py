@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from nuner_jax.annotate.ledger import Ledger
 from nuner_jax.annotate.records import Sentence, Terms
+from nuner_jax.schema import is_unicode
 
 Group = dict[str, tuple[Sentence, int]]
 """A request in the making: sentence key -> sentence, place in the corpus."""
@@ -55,15 +56,6 @@ def _place(db: sqlite3.Connection, sentence: Sentence, terms: Terms, number: int
     else:
         counts["new"] += 1
         group[key] = (sentence, seq)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text has a UTF-8 form: half of a surrogate pair, as broken JSON may hold, has none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _add(db: sqlite3.Connection, terms: Terms, group: Group, scan: int) -> None:

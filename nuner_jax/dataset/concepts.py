@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nuner_jax.dataset.backend import Backend
 from nuner_jax.errors import InputError
-from nuner_jax.schema import AnnotatedText, Mention, read_json_lines, write_json_lines
+from nuner_jax.schema import AnnotatedText, Mention, is_unicode, read_json_lines, write_json_lines
 
 _SPACES = re.compile(r"[\s_]+")
 _EDGES = " \t.,;:!?\"'`´‘’“”„«»()[]{}<>*#/\\|-–—"
@@ -26,14 +26,6 @@ def normalise_concept(name: str) -> str:
     """
     name = _SPACES.sub(" ", unicodedata.normalize("NFC", name).lower()).strip(_EDGES)
     return _ARTICLE.sub("", name).strip(_EDGES)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text has a UTF-8 form: half of a surrogate pair, as JSON may hold by \\ud800, has none, and no tokenizer reads it."""
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def clean(record: AnnotatedText, drop_generic: bool, counts: Counter[str]) -> AnnotatedText | None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 
 from nuner_jax.config import FinetuneConfig, HeadConfig
-from nuner_jax.dataset.concepts import is_unicode
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate.features import check_layers, default_layers
 from nuner_jax.inference.entities import Candidates, Entity, Units, above, best, entities_of
@@ -19,6 +18,7 @@ from nuner_jax.inference.heads import FILE, Head, Support, fit_finetune, fit_fro
 from nuner_jax.inference.runner import Pieces, Runner
 from nuner_jax.inference.words import words_of
 from nuner_jax.inference.zero_shot import Concepts, Labels, concept_texts, has_concepts
+from nuner_jax.schema import is_unicode
 
 SAVED = ".saved"
 """Tells a saved folder without head from an exported one, which no save replaces."""

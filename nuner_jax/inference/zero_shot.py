@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nuner_jax.dataset.concepts import is_unicode, normalise_concept
+from nuner_jax.dataset.concepts import normalise_concept
 from nuner_jax.errors import InputError
 from nuner_jax.inference.entities import Candidates, above
 from nuner_jax.inference.runner import Runner
+from nuner_jax.schema import is_unicode
 
 CHUNK = 1 << 24  # scores held at once
 KEPT = 1 << 16  # label vectors that stay at hand
