@@ -120,13 +120,6 @@ def test_page_is_whole_and_escapes_names(rows):
     assert not re.search(r"""(src|href)=["']?http|url\(http|<script""", text)  # nothing from elsewhere
 
 
-def test_systems_without_examples_have_a_column_of_their_own(rows):
-    zero = [row("llm", task, 0, 0, 0.5, protocol="prompt") for task in ("one", "two")]
-    text = markdown_report([*rows, *zero])
-    assert "| system | no examples | k=1 | k=4 |" in text
-    assert "Dotted: no examples." in html.page([*rows, *zero], [], plots=True)
-
-
 def test_write_report_writes_every_form(rows, tmp_path):
     Results(tmp_path).add([])
     (tmp_path / "results.jsonl").unlink()

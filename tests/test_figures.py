@@ -33,7 +33,7 @@ def runs(tmp_path):
     rows = [result("ours", t, k, s, 0.1 * k + 0.01 * s) for t in ("one", "two") for k in (1, 4) for s in (0, 1)]
     write_rows(tmp_path / "runs" / "results", rows)
     rows = [result("ours", "one", k, s, 0.1 * k + 0.01 * s, "finetune") for k in (1, 4) for s in (0, 1)]
-    rows += [result("asked", "one", 0, 0, 0.3, "prompt")]
+    rows += [result("asked", "one", k, 0, 0.3, "prompt") for k in (1, 4)]
     write_rows(tmp_path / "runs" / "llm", rows)
     facts = {"ablation": "Size", "train_seed": 0}
     points = [("ten", 10.0, 0.2), ("hundred", 100.0, 0.3), ("plain", None, 0.1)]
@@ -131,7 +131,7 @@ def test_published_numbers_stand_beside_ours_and_say_so(runs):
     assert {"ours", *(f"{name} (published)" for name in published.FEW_SHOT)} == labels
 
 
-def test_llms_are_levels_or_points_beside_fine_tuned_encoders(runs):
+def test_llms_stand_beside_fine_tuned_encoders(runs):
     rows = [json.loads(line) for line in (runs / "llm" / "results.jsonl").open(encoding="utf8")]
     assert few_shot.is_llm_comparison(rows)
     axis = few_shot.draw_llm(rows).axes[0]

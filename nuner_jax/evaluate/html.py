@@ -12,7 +12,6 @@ from nuner_jax.evaluate.tables import (
     gain_text,
     interval_text,
     k_axis,
-    k_name,
     make_table,
     panels,
     rare_types,
@@ -57,16 +56,13 @@ def page(rows: Sequence[Row], examples: Sequence[dict[str, Any]], plots: bool) -
 def score_section(rows: Sequence[Row], metric: str, title: str, plots: bool) -> str:
     """Curves, then a table a task."""
     summary, parts = Summary(rows, metric), [f"<h2>{escape(title)}</h2>"]
-    if plots and any(summary.ks):
+    if plots and summary.ks:
         from nuner_jax.evaluate.plots import panel_svg, title_of
         from nuner_jax.evaluate.report import FIGURES
 
-        curved = {label for label, _, k in summary.cells if k}
-        keys = [legend_key(i, label in curved) + escape(label) for i, label in enumerate(summary.labels)]
+        keys = [legend_key(i) + escape(label) for i, label in enumerate(summary.labels)]
         legend = "".join(f"<span>{key}</span>" for key in keys)
         note = "Bars: 95 % interval of the mean over support sets."
-        if 0 in summary.ks:
-            note += " Dotted: no examples."
         parts.append(f'<p class="legend">{legend}<br><small>{note}</small></p><div class="figures">')
         for task in panels(summary):
             svg, caption = panel_svg(summary, task, k_axis(rows), FIGURES[metric][1]), escape(title_of(summary, task))
@@ -75,17 +71,14 @@ def score_section(rows: Sequence[Row], metric: str, title: str, plots: bool) -> 
     return "".join(parts) + tables(summary)
 
 
-def legend_key(index: int, curved: bool = True) -> str:
-    """The line of the series at `index` as an SVG element: colour, dash and marker as in the panels, so that it is found in grey too.
-
-    A series that is not `curved` has no points, only a dotted line.
-    """
+def legend_key(index: int) -> str:
+    """The line of the series at `index` as an SVG element: colour, dash and marker as in the panels, so that it is found in grey too."""
     from nuner_jax.plotting import style
 
     colour, marker, dash = style(index)
     strokes = {"-": "none", "--": "6 3", "-.": "8 3 2 3"}.get(dash if isinstance(dash, str) else "", "7 2 2 2 2 2")
-    line = f'<line x2="40" y1="8" y2="8" stroke="{colour}" stroke-width="2" stroke-dasharray="{strokes if curved else "2 2"}"/>'
-    mark = f'<text x="20" y="13" text-anchor="middle" font-size="14" fill="{colour}">{MARKS[marker]}</text>' if curved else ""
+    line = f'<line x2="40" y1="8" y2="8" stroke="{colour}" stroke-width="2" stroke-dasharray="{strokes}"/>'
+    mark = f'<text x="20" y="13" text-anchor="middle" font-size="14" fill="{colour}">{MARKS[marker]}</text>'
     return f'<svg width="40" height="16" aria-hidden="true">{line}{mark}</svg>'
 
 
@@ -105,7 +98,7 @@ def tables(summary: Summary) -> str:
         for label, cells in table.gains:
             texts = [estimate_cell(gain_text(c), interval_text(c, "+"), certainty(c)) for c in cells]
             body.append(f'<tr class="gain"><td>{escape(label)}: gain over {escape(table.baseline)}</td>{"".join(texts)}</tr>')
-        head = "".join(f"<th>{k_name(k)}</th>" for k in table.ks)
+        head = "".join(f"<th>k={k}</th>" for k in table.ks)
         parts.append(f"<h3>{escape(table.title)}</h3>{wide(f'<tr><th>system</th>{head}</tr>', body)}")
     return "".join(parts)
 
@@ -176,7 +169,7 @@ def example_section(examples: Sequence[dict[str, Any]], limit: int = 12) -> str:
                 for label, e in sentences[i]
             )
             body.append(f'<div class="example"><b>test sentence {i}</b>{lines}</div>')
-        ks = ", ".join(f"{escape(label)} {k_name(k)}" for label, k in largest.items())
+        ks = ", ".join(f"{escape(label)} k={k}" for label, k in largest.items())
         parts.append(f"<details open><summary>{escape(task)} ({ks})</summary>{''.join(body)}</details>")
     return "".join(parts)
 

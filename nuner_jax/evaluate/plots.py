@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NO_EXAMPLES = " (no examples)"
-
 
 def title_of(summary: Summary, task: str) -> str:
     """Heading of a panel."""
@@ -21,13 +19,10 @@ def title_of(summary: Summary, task: str) -> str:
 
 
 def draw_panel(axis: "Axes", summary: Summary, task: str) -> None:
-    """The curves of one task. Bars are 95 % intervals of the mean; a system that sees no examples is a dotted line."""
-    ks = [k for k in summary.ks if k > 0]
+    """The curves of one task. Bars are 95 % intervals of the mean."""
+    ks = summary.ks
     for i, label in enumerate(summary.labels):
         colour, marker, dash = style(i)
-        flat = summary.get(label, task, 0)
-        if flat is not None:
-            axis.axhline(100 * flat.mean, color=colour, linestyle=":", linewidth=1.2, label=label + NO_EXAMPLES)
         points = [(k, e) for k in ks if (e := summary.get(label, task, k)) is not None]
         if not points:
             continue
@@ -80,7 +75,7 @@ def figure_of(
     figure.supxlabel(xlabel, fontsize=8)
     figure.supylabel(ylabel, fontsize=8)
     entries = (pair for axis in axes.flat for pair in zip(*axis.get_legend_handles_labels(), strict=True))
-    legend = {label: handle for handle, label in sorted(entries, key=lambda pair: pair[1].endswith(NO_EXAMPLES))}
+    legend = {label: handle for handle, label in entries}
     columns = 2 if width < 4 and max(map(len, legend), default=0) < 22 else 1 if width < 4 else 3
     figure.legend(
         legend.values(),

@@ -25,7 +25,7 @@ class Table:
 
     def cells(self) -> Cells:
         """As text."""
-        rows = [["system", *map(k_name, self.ks)]]
+        rows = [["system", *(f"k={k}" for k in self.ks)]]
         rows += [[label, *(f"{score_text(c)} {interval_text(c)}".strip() for c in cells)] for label, cells in self.scores]
         return rows + [
             [f"{label}: gain over {self.baseline}", *(f"{gain_text(c)} {interval_text(c, '+')}".strip() for c in cells)]
@@ -79,7 +79,7 @@ def type_tables(rows: Sequence[Row]) -> dict[str, TypeTable]:
             (kind, support[kind], [_type_scores(of, kind) for of in groups.values()])
             for kind in sorted(support, key=lambda kind: (-support[kind], kind))
         ]
-        tables[task] = TypeTable([f"{label}, {k_name(largest[label])}" for label in groups], body)
+        tables[task] = TypeTable([f"{label}, k={largest[label]}" for label in groups], body)
     return tables
 
 
@@ -100,7 +100,7 @@ def unseen_table(rows: Sequence[Row]) -> Cells:
         [task, *(f"{100 * np.mean(list(shares[task, k].values())):.0f} %" if (task, k) in shares else "" for k in ks)]
         for task in dict.fromkeys(task for task, _ in shares)
     ]
-    return [["task", *map(k_name, ks)], *body]
+    return [["task", *(f"k={k}" for k in ks)], *body]
 
 
 def rare_types(rows: Sequence[Row]) -> list[str]:
@@ -123,11 +123,6 @@ def k_axis(rows: Sequence[Row]) -> str:
     """What k counts, for an axis."""
     units = {"words" if row.get("sampling") == "words" else "mentions" for row in rows}
     return f"k, {' or '.join(sorted(units))} of each type in the support set"
-
-
-def k_name(k: int) -> str:
-    """Column head; 0 stands for systems that see no support set."""
-    return "no examples" if k == 0 else f"k={k}"
 
 
 def score_text(value: Estimate | None) -> str:
@@ -169,7 +164,7 @@ def latex(tables: Sequence[Table], caption: str, label: str) -> str:
     ks = tables[0].ks
     caption += r" Mean $\pm$ half the 95\,\% interval (Student's $t$) over support sets."
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(ks)}}}", r"\toprule"]
-    lines.append("system & " + " & ".join(k_name(k).replace("k=", "$k$=") for k in ks) + r" \\")
+    lines.append("system & " + " & ".join(f"$k$={k}" for k in ks) + r" \\")
     for table in tables:
         lines += [r"\midrule", rf"\multicolumn{{{len(ks) + 1}}}{{l}}{{\textit{{{escape_latex(table.title)}}}}} \\"]
         best = [max((c.mean for _, cells in table.scores if (c := cells[j])), default=None) for j in range(len(ks))]

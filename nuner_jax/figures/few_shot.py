@@ -75,7 +75,7 @@ def draw_published(axis: "Axes", systems: Points, ks: Sequence[int]) -> None:
             zorder=1,
             **style,
         )
-    shown = sorted({k for k in ks if k > 0} | {k for scores in systems.values() for k in scores})
+    shown = sorted(set(ks) | {k for scores in systems.values() for k in scores})
     axis.set_xscale("log", base=2)
     axis.set_xticks(shown, [str(k) for k in shown])
     axis.set_xlim(min(shown) / 1.3, max(shown) * 1.3)
