@@ -1,10 +1,14 @@
 """Files here and elsewhere: a path of this machine, or an address that fsspec knows (gs://, s3://, hdfs://, https://)."""
 
+import fcntl
 import glob
 import gzip
 import io
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, cast
 
 from nuner_jax.errors import InputError
@@ -35,6 +39,26 @@ def matching(path: str) -> list[str]:
     if os.path.exists(path):
         return [path]
     return sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Only this process writes to `path`, by a lock beside it that the kernel drops with the process, however that ends.
+
+    Raises InputError with the other process's number if there is one.
+    """
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+            raise InputError(f"{path}: in use by another process ({owner}); one process at a time may write to it") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def open_raw(path: str | os.PathLike[str]) -> IO[bytes]:

@@ -10,6 +10,7 @@ import pytest
 from helpers import make_encoder
 
 from nuner_jax.evaluate.__main__ import main
+from nuner_jax.files import held
 from nuner_jax.report import main as report_main
 
 pytestmark = pytest.mark.usefixtures("without_plots")  # but the fixture `done` has them
@@ -110,7 +111,11 @@ def test_agrees_with_the_plain_pytorch_evaluation_on_the_stored_samples(world, d
 
 
 def test_the_same_command_again_does_nothing_and_more_seeds_only_the_rest(world, done, capsys, monkeypatch):
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in done.glob("re*.*")}
+    def written():
+        files = [path for path in done.glob("re*.*") if path.suffix != ".lock"]
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    before = written()
     with monkeypatch.context() as patch:
         for module in ("jax", "flax", "torch", "transformers", "matplotlib"):
             patch.setitem(sys.modules, module, None)  # importing it fails: with nothing to do a run needs none of them
@@ -120,7 +125,7 @@ def test_the_same_command_again_does_nothing_and_more_seeds_only_the_rest(world,
     said = capsys.readouterr().out
     assert "all 4 cells are done" in said
     assert "ours: gain over base" in said
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in done.glob("re*.*")} == before
+    assert written() == before
     assert run(main, arguments(world, done, "--seeds", "3")) == 0
     assert "2 cells in" in capsys.readouterr().out
     assert rows_of(done)[:8] == [json.loads(line) for line in before[done / "results.jsonl"][0].splitlines()]
@@ -186,3 +191,10 @@ def test_report_joins_directories(world, done, tmp_path, capsys):
     for words in ([str(tmp_path / "nothing")], [], ["--no_such_option"]):
         assert run(report_main, words) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_second_process_does_not_write_into_the_same_directory(world, tmp_path, capsys):
+    with held(tmp_path / "results.jsonl"):
+        assert run(main, arguments(world, tmp_path)) == 2
+    assert "results.jsonl: in use by another process" in capsys.readouterr().err
+    assert not (tmp_path / "results.jsonl").exists()

@@ -13,8 +13,6 @@ corpus (scan.py), and where, a sentence was last seen.
 """
 
 import contextlib
-import fcntl
-import os
 import sqlite3
 import time
 from collections import Counter
@@ -24,6 +22,7 @@ from typing import Any
 
 from nuner_jax.annotate.records import Answered, Reply, Request, Sentence, Terms
 from nuner_jax.errors import InputError
+from nuner_jax.files import held
 
 VERSION = 1
 RESERVE_BYTES = 4 << 20
@@ -64,8 +63,7 @@ class Ledger:
         self._reserve = path.with_name(path.name + ".reserve")
         with self._told(), contextlib.ExitStack() as undo:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path)
-            undo.callback(os.close, self._lock)
+            undo.enter_context(held(path))
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             undo.callback(self._db.close)
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-4096", "temp_store=MEMORY"):
@@ -75,15 +73,14 @@ class Ledger:
                 raise InputError(f"{path}: a ledger of form {version}; this version reads form {VERSION}")
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
             self._reserve.write_bytes(bytes(RESERVE_BYTES))  # what a full disk gives back, to store what is under way then
-            undo.pop_all()
+            self._opened = undo.pop_all()
 
     def close(self) -> None:
         """Folds the write-ahead log into the file and lets go of it."""
         with contextlib.suppress(sqlite3.Error):  # everything is committed already
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.close()
         self._reserve.unlink(missing_ok=True)
-        os.close(self._lock)
+        self._opened.close()
 
     def __enter__(self) -> "Ledger":
         return self
@@ -271,21 +268,6 @@ class Ledger:
     def scan_number(self) -> int:
         """Which reading of the corpus was the last one."""
         return int(self.note("scan") or 0)
-
-
-def _lock(path: Path) -> int:
-    """An exclusive lock beside the ledger that the kernel drops with the process, however that ends."""
-    lock = path.with_name(path.name + ".lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise InputError(f"{path}: in use by another process ({owner}); one process at a time may annotate into it") from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
 
 
 def _note(db: sqlite3.Connection, name: str, value: str) -> None:

@@ -19,6 +19,7 @@ from nuner_jax.evaluate.results import Results, Row
 from nuner_jax.evaluate.rows import cell_base, scored, store
 from nuner_jax.evaluate.samples import Cell, Samples, draw, read_samples, write_samples
 from nuner_jax.evaluate.tasks import Task, limited, load_tasks
+from nuner_jax.files import held
 
 LEAST = {
     **dict.fromkeys(("finetune.num_epochs", "finetune.batch_size"), 1),
@@ -42,6 +43,11 @@ def run(config: EvaluateConfig) -> Results:
             raise InputError(f"{what} name {twice[0]!r} is given twice; use NAME=...")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
+    with held(out / "results.jsonl"):  # rows are kept in memory and written whole: a second process would write over them
+        return _fill(config, encoders, tasks, out)
+
+
+def _fill(config: EvaluateConfig, encoders: list[NamedEncoder], tasks: list[Task], out: Path) -> Results:
     results = Results(out)
     stored = read_samples(config.samples)
     samples = {task.name: draw(task, config, stored) for task in tasks}
