@@ -43,7 +43,8 @@ def joined(lines: Iterable[str]) -> list[str]:
     found: list[str] = []
     for line in lines:
         name = _FIELD.match(line)
-        if name is None or not found or "<>" in line or found[-1].count("<>") != (not name["concept"]):
+        fields = 0 if name and name["concept"] else 1  # that the entry has to have behind its mention so far
+        if name is None or not found or "<>" in line or found[-1].count("<>") != fields:
             found.append(line)
         else:
             found[-1] += f" <> {line[name.end() :]}"
