@@ -3,6 +3,7 @@
 Shapes: R rows, T tokens, D width, L layers. Short texts share rows, long ones are taken in overlapping windows.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -87,10 +88,11 @@ class Runner:
     def __init__(self, encoder: FrozenEncoder, tokenizer: "PreTrainedTokenizerFast"):
         import jax
 
-        from nuner_jax.model.encoder import transposed
+        from nuner_jax.model.encoder import transposed, untransposed
 
-        self.encoder = encoder
         self._params = jax.device_put(transposed(encoder.params))
+        views = untransposed(jax.tree.map(np.asarray, self._params))  # on a CPU the same memory, so that weights are there once
+        self.encoder = dataclasses.replace(encoder, params=views)
         self._programs: dict[tuple[int, ...], Any] = {}  # by layers: to look one up by the encoder's structure takes milliseconds
         self.tokenizer = tokenizer
         self._ready = Ready(encoder.tokenizer.prefix, encoder.tokenizer.suffix)
