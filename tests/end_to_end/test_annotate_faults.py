@@ -41,8 +41,10 @@ def contents(out: Path) -> tuple[list[tuple], list[tuple], list[str]]:
 
 
 def settled_texts(out: Path) -> list[str]:
-    """Inputs (as the server counts them) whose kept reply is durable."""
+    """Inputs (as the server counts them) whose kept reply is durable; none where the kill came before the tables."""
     with sqlite3.connect(out / "ledger.sqlite") as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sentences'").fetchone():
+            return []
         rows = db.execute(
             "SELECT GROUP_CONCAT(text, char(10)) FROM (SELECT s.request, s.text FROM sentences s JOIN requests r ON r.id=s.request"
             " WHERE r.state NOT IN ('pending', 'received') ORDER BY s.request, s.position) GROUP BY request"
