@@ -16,11 +16,11 @@ TaskReader = Literal["auto", "columns", "brackets", "gliner", "hf", "tfds"]
 class HeadConfig:
     """How a few-shot head is fitted on the support set."""
 
-    kind: Literal["linear", "prototype", "shrunken_prototype", "prototype_linear"] = "linear"
-    """linear: softmax regression; prototype: nearest class mean; shrunken_prototype: the same, means of few words drawn to the mean of
-    all, frequent classes likelier; prototype_linear: softmax regression from the class means."""
+    kind: Literal["discriminant", "linear", "prototype", "prototype_linear"] = "discriminant"
+    """discriminant: linear discriminant with shrunken covariance, in closed form; linear: softmax regression (the paper);
+    prototype: nearest class mean; prototype_linear: softmax regression from the class means."""
     learning_rate: float = 1e-2
-    """AdamW on all words of the support set at once."""
+    """Of softmax regression: AdamW on all words of the support set at once."""
     weight_decay: float = 1e-2
     """AdamW's decoupled weight decay."""
     num_steps: int = 300

@@ -9,7 +9,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "dataset": {"filter": "paper"},
         "train": {"model.logit": "dot", "model.freeze_layers": "half"},
-        "evaluate": {"layers": [-1]},
+        "evaluate": {"layers": [-1], "head.kind": "linear"},
     },
 }
 """recipe -> stage -> dotted key -> value: what a recipe changes against the defaults of the stage's config."""

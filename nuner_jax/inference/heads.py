@@ -125,7 +125,7 @@ class Support:
 
 
 def fit_frozen(runner: Runner, support: Support, layers: tuple[int, ...], unit: Unit, config: HeadConfig) -> Head:
-    """Softmax regression on the vectors of a frozen encoder, as evaluate fits it; temperature by leave-out over the examples."""
+    """A linear head on the vectors of a frozen encoder, as evaluate fits it; temperature by leave-out over the examples."""
     from nuner_jax.evaluate import heads
 
     vectors, known = runner.vectors(support.pieces, layers), support.known()
