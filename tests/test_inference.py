@@ -17,7 +17,7 @@ from nuner_jax.config import FinetuneConfig, HeadConfig
 from nuner_jax.errors import InputError
 from nuner_jax.inference.entities import Candidates, Units, above, best, entities_of
 from nuner_jax.inference.examples import read_examples
-from nuner_jax.inference.heads import Head
+from nuner_jax.inference.heads import Head, calibrate
 from nuner_jax.inference.words import words_of
 from nuner_jax.schema import TaggedSentence
 
@@ -195,6 +195,14 @@ def test_labels_are_scored_by_the_concept_encoder_and_may_overlap(ner):
     assert sum(len(e.text.split()) for e in flat) == 4
     many = [f"kind {i}" for i in range(3000)]
     assert ner.predict(texts, labels=many, threshold=0.0)[0]
+
+
+def test_scores_that_are_too_sure_are_calibrated():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 5)) * 2
+    gold = (logits + rng.gumbel(size=logits.shape)).argmax(1)  # drawn with the probabilities that the logits say
+    temperature, _ = calibrate([40 * logits], [gold], 1)
+    assert 36 < temperature < 44
 
 
 @pytest.mark.parametrize("make", [make_bert, make_xlmr])

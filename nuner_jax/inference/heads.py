@@ -20,7 +20,7 @@ from nuner_jax.inference.runner import Pieces, Runner
 Unit = Literal["word", "piece"]
 FILE = "head.json"
 WEIGHTS = "head.safetensors"
-TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(10), 93))
+TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(100), 139))
 FOLDS = 5
 
 
