@@ -19,6 +19,7 @@ from nuner_jax.config import HeadConfig
 # (words a block, sets fitted at once, threads that fit): a block of 768 features stays in the cache of a CPU core
 AT_ONCE = {"cpu": (256, 1, os.cpu_count() or 1)}
 AT_ONCE_ELSEWHERE = (4096, 32, 1)
+EXACT = partial(jnp.einsum, precision="highest")  # TPUs multiply in bfloat16 otherwise, too coarse for what is inverted
 
 
 class Heads(NamedTuple):
@@ -54,7 +55,7 @@ def discriminant(count: jax.Array, sums: jax.Array, squares: jax.Array, even: bo
     """
     N, D = count.sum(), sums.shape[1]
     mean, _ = prototypes(count, sums)
-    within = (squares - jnp.einsum("cd,ce->de", sums, mean)) / N
+    within = (squares - EXACT("cd,ce->de", sums, mean)) / N
     variance = jnp.maximum(jnp.trace(within) / D, 1e-3)  # 0 where each class has one word
     covariance = (N * within + D * variance * jnp.eye(D)) / (N + D)
     mean *= (count / (count + 1))[:, None]
@@ -91,7 +92,7 @@ def _fit(x: jax.Array, y: jax.Array, blocks: jax.Array, num_classes: int, config
     if config.kind != "linear":
         sums = standardised(lambda z, onehot: onehot @ z)
         if config.kind == "discriminant":
-            squares = standardised(lambda z, onehot: jnp.einsum("nd,ne->de", z * onehot.sum(0)[:, None], z))
+            squares = standardised(lambda z, onehot: EXACT("nd,ne->de", z * onehot.sum(0)[:, None], z))
             weight, bias = discriminant(count, sums, squares, config.class_weight == "balanced")
         else:
             weight, bias = prototypes(count, sums)
