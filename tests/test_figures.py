@@ -93,6 +93,7 @@ def test_the_command_writes_every_figure_it_can(runs, tmp_path, capsys):
 
 def test_an_ablation_is_drawn_with_its_points_trend_and_level(runs):
     axis = ablation.draw(read_scores(runs / "size")).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["10", "100"]  # the points, not powers of ten
     assert (axis.get_xscale(), axis.get_xlabel()) == ("log", "sentences (log scale)")
     assert "F1" in axis.get_ylabel()
     x, y = series(axis)["k=1"]

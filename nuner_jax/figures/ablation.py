@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 YLABEL = "token F1, macro (points)"
+MOST_TICKS = 7
 
 
 @styled
@@ -41,6 +42,9 @@ def against_x(axis: "Axes", scores: Scores) -> None:
     loose = [point for point, x in scores.x.items() if x is None]
     if scores.log_x:
         axis.set_xscale("log")
+        if len(xs) <= MOST_TICKS:  # the points themselves say more than powers of ten
+            axis.set_xticks(xs, [f"{x:,g}" for x in xs])
+            axis.set_xticks([], minor=True)
     for i, k in enumerate(scores.ks):
         colour, marker, dash = style(i)
         found = [scores.get(point, k) for point, _ in points]
