@@ -94,10 +94,8 @@ def _fit(x: jax.Array, y: jax.Array, blocks: jax.Array, num_classes: int, config
         if config.kind == "discriminant":
             squares = standardised(lambda z, onehot: EXACT("nd,ne->de", z * onehot.sum(0)[:, None], z))
             weight, bias = discriminant(count, sums, squares, config.class_weight == "balanced")
-        else:
-            weight, bias = prototypes(count, sums)
-        if config.kind == "prototype_linear":
-            weight, bias = weight / x.shape[-1], bias / x.shape[-1]  # of the order of a fitted head's logits, not of D
+        else:  # of the order of a fitted head's logits, not of D
+            weight, bias = (part / x.shape[-1] for part in prototypes(count, sums))
     if config.kind in ("linear", "prototype_linear"):
         share = jnp.where(count > 0, 1 / jnp.maximum(count, 1) / (count > 0).sum(), 0)  # what a word of each class weighs
         if config.class_weight == "none":
