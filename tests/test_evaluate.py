@@ -83,7 +83,9 @@ def test_every_cell_has_a_row_that_can_be_traced(done):
     assert (done / "curves.png").stat().st_size > 10_000
 
 
-def test_agrees_with_the_plain_pytorch_evaluation_on_the_stored_samples(world, done, monkeypatch):
+def test_the_linear_head_agrees_with_the_plain_pytorch_evaluation_on_the_stored_samples(world, monkeypatch):
+    out = world / "linear"
+    assert run(main, arguments(world, out, "--head.kind", "linear")) == 0
     spec = importlib.util.spec_from_file_location("fewshot_torch", REFERENCE)
     plain = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plain)
@@ -98,8 +100,8 @@ def test_agrees_with_the_plain_pytorch_evaluation_on_the_stored_samples(world, d
     index = {"food": 1, "person": 2}
     labels = [[index[tag[2:]] if tag != "O" else 0 for tag in tags] for _, tags in train + test]
     x = plain.word_features(model, tokenizer, train + test, [-1, -2])
-    samples = {(row["k"], row["seed"]): row["indices"] for row in map(json.loads, (done / "samples.jsonl").open(encoding="utf8"))}
-    for row in rows_of(done):
+    samples = {(row["k"], row["seed"]): row["indices"] for row in map(json.loads, (out / "samples.jsonl").open(encoding="utf8"))}
+    for row in rows_of(out):
         if row["system"] != "base":
             continue
         chosen = samples[row["k"], row["seed"]]
