@@ -21,7 +21,7 @@ LENGTH = ("num_train_steps", "num_epochs")
 # Least and greatest value that a run can use.
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("batch_size", "keep_checkpoints", "data.concept_group", "distributed.heartbeat_seconds"), (1, math.inf)),
-    **dict.fromkeys(("eval_batches", "data.max_concepts", "data.num_threads"), (0, math.inf)),
+    **dict.fromkeys(("eval_batches", "data.max_concepts", "data.balance_rows", "data.num_threads"), (0, math.inf)),
     **dict.fromkeys(("model.max_negatives", "model.logit_chunk", "loss.unlabelled_weight"), (0, math.inf)),
     **dict.fromkeys(("loss.focal_exponent", "loss.middle_weight", "optim.clip_norm", "optim.weight_decay"), (0, math.inf)),
     **dict.fromkeys(("optim.learning_rate", "optim.logit_learning_rate", "optim.head_learning_rate"), (0, math.inf)),

@@ -91,6 +91,7 @@ def train(config: TrainConfig) -> None:
         shards=shards,
         concept_group=config.data.concept_group,
         max_concepts=config.data.max_concepts,
+        balance_rows=config.data.balance_rows,
         frequency_exponent=config.loss.frequency_exponent,
     )
     mask = cast("int | None", tokenizer.mask_token_id)
@@ -160,7 +161,7 @@ def train(config: TrainConfig) -> None:
                 checkpoints.wait()
                 raise Preempted(f"stopped after step {done} of {num_steps}; the same command goes on from there")
     except NonFiniteError as error:
-        rows = ", ".join(map(str, batches.order(error.step)))
+        rows = ", ".join(map(str, batches.order.indices(error.step)))
         good = checkpoints.latest()
         where = "none" if good is None else checkpoints.folder / str(good)
         raise NunerError(f"{error} (rows {rows} of the data set); last good checkpoint: {where}") from None

@@ -289,7 +289,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     monkeypatch.setattr(optim, "schedule", poisoned)
     assert run(dataset, tiny_encoder, tmp_path / "run") == 1
     error = capsys.readouterr().err
-    order = Batches(PackedDataset(dataset), "train", batch_size=8, num_steps=12, seed=0).order(6)
+    balance_rows = TrainConfig().data.balance_rows
+    batches = Batches(PackedDataset(dataset), "train", batch_size=8, num_steps=12, seed=0, balance_rows=balance_rows)
+    order = batches.order.indices(6)
     assert f"the loss of step 7 is not finite (rows {', '.join(map(str, order))} of the data set)" in error
     assert error.rstrip().endswith("checkpoints/4")
     assert load_params(tmp_path / "run")[0] == 4

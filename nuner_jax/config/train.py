@@ -19,6 +19,8 @@ class DataConfig:
     """Concepts of a batch that are encoded, a data shard; more are left out and counted. 0: sized from the data."""
     concept_group: int = 256
     """Concepts that are encoded at once; more of a batch are encoded group by group, in the memory of one."""
+    balance_rows: int = 1024
+    """Rows that are dealt out together, so that all batches have about as many concepts; less than two batches: random order."""
     num_threads: int = 2
     """Threads that read and assemble batches ahead of the step."""
     row_length: int = 128

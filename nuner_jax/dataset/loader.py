@@ -15,6 +15,7 @@ import grain
 import numpy as np
 
 from nuner_jax.dataset import concepts, records
+from nuner_jax.dataset.balance import BalancedOrder
 from nuner_jax.dataset.packing import pack
 from nuner_jax.errors import InputError
 
@@ -184,13 +185,14 @@ class Batches:
         seed: int,
         concept_group: int = 256,
         max_concepts: int = 0,
+        balance_rows: int = 0,
         frequency_exponent: float = 0.0,
         capacity: ConceptCapacity | None = None,
         num_shards: int = 1,
         shards: Sequence[int] | None = None,
     ):
         """`shards` of the `num_shards` equal parts of each batch are read. Without capacity it is sized from the data, up to
-        max_concepts (0: no limit) a shard, in groups of concept_group.
+        max_concepts (0: no limit) a shard, in groups of concept_group. For balance_rows see BalancedOrder.
 
         Raises InputError if batch_size is not divisible by num_shards, or the split is empty.
         """
@@ -198,14 +200,16 @@ class Batches:
             raise InputError(f"batch_size {batch_size} is not divisible by {num_shards} data shards")
         if not data.num_rows(split):
             raise InputError(f"{data.name}: split {split} has no rows")
-        self.data, self.split, self.seed = data, split, seed
-        self.batch_size, self.num_steps = batch_size, num_steps
+        self.data, self.batch_size, self.num_steps = data, batch_size, num_steps
         self.rows_per_shard, self.shards = batch_size // num_shards, list(shards if shards is not None else range(num_shards))
         special = data.manifest["special_token_ids"]
         self.is_special = np.zeros(max(special, default=0) + 1, bool)
         self.is_special[special] = True
         self.concept_tokens = ConceptTokens(data.concepts, frequency_exponent)
-        self.capacity = capacity or self.sized(num_shards, concept_group, max_concepts)
+        self.balance_rows = balance_rows
+        self.order = BalancedOrder(data, split, seed, batch_size, balance_rows, self.concept_tokens.lengths)
+        self.group, self.limit = concept_group, max_concepts
+        self.capacity = capacity or self.sized()
         self.left_out = 0  # concepts that found no place so far
 
     def __len__(self) -> int:
@@ -214,23 +218,18 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         """tokens, segment_ids, positions, text_mask [B, T]; mentions [B, M, 3] with concept id -1 where there is none; and the
         arrays of ConceptTokens.pack, the shards' one after another. text_mask is True at tokens of the text (not special)."""
-        order = self.order(step)
-        parts = [self.shard(order[s * self.rows_per_shard : (s + 1) * self.rows_per_shard]) for s in self.shards]
+        parts = [self.shard(step, number) for number in self.shards]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def order(self, step: int) -> np.ndarray:
-        """The row numbers of a global batch."""
-        return self.data.order(self.split, self.seed, step * self.batch_size, self.batch_size)
-
-    def shard(self, indices: np.ndarray) -> Batch:
-        """The part of a batch made of these rows, with the concepts of its own mentions."""
-        rows = self.data.rows(self.split, indices)
+    def shard(self, step: int, number: int) -> Batch:
+        """One of the equal parts of a batch, with the concepts of its own mentions."""
+        rows = self.order.rows(step, slice(number * self.rows_per_shard, (number + 1) * self.rows_per_shard))
         ids = concept_ids_of(rows["mentions"], rows["num_mentions"])
         batch, left_out = self.concept_tokens.pack(ids, self.capacity)
         self.left_out += left_out
         real = np.arange(rows["mentions"].shape[1]) < rows["num_mentions"][:, None]
-        rows["mentions"][..., 2] = np.where(real, rows["mentions"][..., 2], -1)
-        batch["mentions"] = rows["mentions"]
+        batch["mentions"] = rows["mentions"].copy()  # the window keeps its own
+        batch["mentions"][..., 2] = np.where(real, rows["mentions"][..., 2], -1)
         batch["tokens"] = rows["tokens"]
         batch["segment_ids"] = rows["segment_ids"].astype(np.int32)
         batch["positions"] = rows["positions"].astype(np.int32)
@@ -239,27 +238,33 @@ class Batches:
         return batch
 
     def of_split(self, split: str, num_batches: int) -> "Batches | None":
-        """The same shapes over another split, in its own order, for one pass at most; None if it has no row.
+        """Another split in its own order and shapes, for one pass at most; None if it has no row.
 
         The last batch of a pass is filled up with rows of the next one.
         """
         rows = self.data.num_rows(split)
         if not rows:
             return None
-        steps = min(num_batches, -(-rows // self.batch_size))
         copy = Batches.__new__(Batches)
-        copy.__dict__ = self.__dict__ | {"split": split, "num_steps": steps, "seed": 0}
+        copy.__dict__ = self.__dict__ | {"num_steps": min(num_batches, -(-rows // self.batch_size)), "left_out": 0}
+        copy.order = BalancedOrder(self.data, split, 0, self.batch_size, self.balance_rows, self.concept_tokens.lengths)
+        copy.capacity = copy.sized()
         return copy
 
-    def sized(self, num_shards: int, group: int, limit: int) -> ConceptCapacity:
+    def sized(self) -> ConceptCapacity:
         """Room for the concepts of each shard of this run's batches, from a sample of them that all processes agree on."""
+        num_shards = self.batch_size // self.rows_per_shard
         count = max(1, max(CAPACITY_PROBES, CAPACITY_ROWS // self.rows_per_shard) // num_shards)
-        steps = np.unique(np.linspace(0, self.num_steps - 1, count).astype(int))
-        orders = [part for step in steps for part in np.split(self.order(int(step)), num_shards)]
-        rows = [self.data.rows(self.split, order) for order in orders]
+        if count < self.num_steps:
+            probes = np.linspace(0, self.num_steps - 1, max(1, count // self.order.steps)).astype(int)
+            steps = sorted({step for probe in probes for step in self.order.window(int(probe)) if step < self.num_steps})
+        else:
+            steps = list(range(self.num_steps))
+        parts = [slice(first, first + self.rows_per_shard) for first in range(0, self.batch_size, self.rows_per_shard)]
+        rows = (self.order.rows(step, part) for step in steps for part in parts)
         samples = [concept_ids_of(row["mentions"], row["num_mentions"]) for row in rows]
         margin = 1.0 if len(steps) == self.num_steps else CAPACITY_MARGIN
-        return self.concept_tokens.capacity(samples, group, limit, margin)
+        return self.concept_tokens.capacity(samples, self.group, self.limit, margin)
 
 
 def prefetched(batches: Batches, first_step: int, num_threads: int = 2, buffer: int = 8) -> Any:
