@@ -1,6 +1,7 @@
 """--compile_only: shapes from the config alone, a report of what the step needs, status 3 if it does not fit."""
 
 import dataclasses
+import json
 import re
 
 import jax
@@ -65,6 +66,23 @@ def test_parameters_travel_over_fsdp_and_activations_do_not(capsys, tiny_encoder
     assert {kind for kind, _ in kinds} <= {"all-gather", "all-to-all"}, out  # all-to-all: the embeddings looked up, once
     assert ("all-gather", "text") in kinds
     assert ("all-gather", "concept") in kinds
+
+
+@pytest.mark.parametrize(("fsdp", "frozen"), [(2, 1), (4, -1)])
+def test_no_device_gathers_a_whole_embedding_table(tiny_encoder, fsdp, frozen):
+    """It looks its columns up for the rows of its group. Left alone, XLA gathers tables at some of these shapes."""
+    model = ModelConfig(freeze_layers=frozen, freeze_concept_layers=frozen)
+    data = DataConfig(row_length=32, mentions_per_row=12, max_concepts=16)
+    mesh = MeshConfig(data=8 // fsdp, fsdp=fsdp)
+    config = TrainConfig(init_from=str(tiny_encoder), batch_size=64, model=model, data=data, mesh=mesh)
+    report = compile_only.compile_step(config, jax.devices()[:8])
+    gathered = [
+        c.largest for c in report.collectives if c.kind == "all-gather" and c.origin in ("text_encoder", "concept_encoder")
+    ]
+    sizes = json.loads((tiny_encoder / "config.json").read_text())
+    assert 0 < max(gathered) < 4 * sizes["vocab_size"] * sizes["hidden_size"]
+    exchanges = [c for c in report.collectives if c.kind == "all-to-all" and c.origin in ("text_encoder", "concept_encoder")]
+    assert {c.group_size for c in exchanges} == {fsdp}
 
 
 def test_a_step_that_does_not_fit_ends_with_status_3_and_the_numbers(capsys, tiny_encoder, monkeypatch):

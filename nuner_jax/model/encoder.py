@@ -16,6 +16,7 @@ from flax import nnx
 from nuner_jax.errors import InputError
 from nuner_jax.model.ops import attention, dropout, gelu, positions_of
 
+Lookup = Callable[[jax.Array, jax.Array], jax.Array]
 Params = dict[str, Any]
 """A plain nested dict of arrays; keys are strings at every level."""
 
@@ -161,10 +162,10 @@ class Embeddings(nnx.Module):
         self.offset = config.position_offset
         self.dtype = dtype
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        """Positions count from 0; the checkpoint's offset is added here."""
+    def __call__(self, tokens: jax.Array, positions: jax.Array, lookup: Lookup = lambda table, ids: table[ids]) -> jax.Array:
+        """Positions count from 0; the checkpoint's offset is added here. `lookup` is how rows of a table are found."""
         word, position = jnp.asarray(self.word[...]), jnp.asarray(self.position[...])  # they may be numpy's
-        x = word[tokens] + self.token_type[0] + position[positions + self.offset]
+        x = lookup(word, tokens) + self.token_type[0] + lookup(position, positions + self.offset)
         return self.norm(x).astype(self.dtype)
 
 
@@ -230,12 +231,14 @@ class Encoder(nnx.Module):
         dropout_rate: float = 0.0,
         dropout_key: jax.Array | None = None,
         constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
+        lookup: Lookup = lambda table, ids: table[ids],
     ) -> tuple[jax.Array, ...]:
         """The L + 1 hidden states [B, T, D], embeddings first; at padding they are finite and mean nothing.
 
         `segment_ids` [B, T]: 0 is padding, a token sees the tokens of its own segment; a plain 0/1 attention mask is one segment.
         `positions` [B, T] count from 0 in each segment; without them they are derived. With `freeze_layers` N >= 0 the embeddings
-        and the bottom N layers run without gradient and dropout. `constrain` fixes how the state after each layer lies on the mesh.
+        and the bottom N layers run without gradient and dropout. `constrain` fixes how the state after each layer lies on the
+        mesh, `lookup` finds the rows of an embedding table.
         Raises InputError for rows without `positions` that are longer than the position table.
         """
         if positions is None:
@@ -247,7 +250,7 @@ class Encoder(nnx.Module):
         keys = layer_keys(dropout_key, len(self.layers) + 1, freeze_layers)
         mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]  # [B, 1, T, T]; padding sees only padding
         run = _rematerialised(self.remat)
-        x = constrain(dropout(self.embeddings(tokens, positions), dropout_rate, keys[0]))
+        x = constrain(dropout(self.embeddings(tokens, positions, lookup), dropout_rate, keys[0]))
         states = [jax.lax.stop_gradient(x) if freeze_layers >= 0 else x]
         for depth, layer in enumerate(self.layers, start=1):
             x = constrain(run(layer, states[-1], mask, dropout_rate, keys[depth]))

@@ -60,13 +60,21 @@ class TextTower:
             key, mask_key = jax.random.split(key)
             tokens = mask_mentions(tokens, batch["mentions"], self.config.mention_mask, self.mask_token_id, mask_key)
         inputs = (tokens, batch["segment_ids"], batch["positions"])
-        options = {"freeze_layers": self.freeze_text, "dropout_rate": self.config.dropout, "constrain": self.by_rows}
-        return tower(*inputs, dropout_key=key, **options)
+        options = {"freeze_layers": self.freeze_text, "dropout_rate": self.config.dropout}
+        return tower(*inputs, dropout_key=key, constrain=self.by_rows, lookup=self.lookup, **options)
 
     def by_rows(self, x: jax.Array) -> jax.Array:
         """Rows [B, ...] split over the devices, whole otherwise. Left alone, XLA may split what is summed over, where weights are
         split, and then adds up activations over all devices."""
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(SHARDED)))
+
+    def lookup(self, table: jax.Array, ids: jax.Array) -> jax.Array:
+        """[V, D] embeddings, [B, T] ids -> [B, T, D]. A device has all rows of some columns: it looks them up for the rows of its
+        whole fsdp group, and then rows are exchanged for columns. Left alone, XLA gathers the table on each device of a large mesh."""
+        if table.shape[1] % self.mesh.shape["fsdp"]:
+            return table[ids]  # the table is whole everywhere (parallel.param_shardings)
+        ids = jax.lax.with_sharding_constraint(ids, NamedSharding(self.mesh, P("data")))
+        return self.by_rows(jax.lax.with_sharding_constraint(table[ids], NamedSharding(self.mesh, P("data", None, "fsdp"))))
 
 
 def frozen_layers(encoder_config: EncoderConfig, config: ModelConfig, name: str) -> int:

@@ -83,6 +83,7 @@ class TwoTower(TextTower):
                 dropout_rate=self.config.dropout,
                 dropout_key=key,
                 constrain=self.by_rows,
+                lookup=self.lookup,
             )[-1]
             member = (group[3].reshape(S, 1, R * T) == jnp.arange(C)[:, None]).astype(states.dtype)  # [S, C, R * T]
             sums = jnp.einsum("sct,std->scd", member, states.reshape(S, R * T, -1))
