@@ -3,7 +3,7 @@
     python benchmarks/loader.py --data ANNOTATED.jsonl [--encoder minilm] [--batch_size 16] [--seconds 5] [--rounds 3] [--profile]
 
 The data set is built first, outside the clock, or taken ready with --dataset DIR. A rate counts text tokens, without padding and
-special tokens, of batches as training takes them: concepts packed, prefetched by threads. The process is held to one core.
+special tokens, of batches as training takes them: balanced, concepts packed, prefetched by threads. The process is held to one core.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 
-from nuner_jax.config import DatasetConfig
+from nuner_jax.config import DataConfig, DatasetConfig
 from nuner_jax.dataset.builder import build
 from nuner_jax.dataset.loader import Batches, PackedDataset, prefetched
 from nuner_jax.lists import Strs
@@ -37,7 +37,8 @@ def main() -> None:
         if args.data:
             build(DatasetConfig(input=Strs([args.data]), out=folder, tokenizer=args.encoder))
         data = PackedDataset(args.dataset or folder)
-        batches = Batches(data, "train", batch_size=args.batch_size, num_steps=10**7, seed=0)
+        balanced = DataConfig().balance_rows
+        batches = Batches(data, "train", batch_size=args.batch_size, num_steps=10**7, seed=0, balance_rows=balanced)
         core = min(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {core})
         print(f"{data.num_rows('train')} rows of {data.manifest['row_length']} tokens, {args.batch_size} a batch, core {core}")
