@@ -52,8 +52,9 @@ def deal(mentions: np.ndarray, counts: np.ndarray, cost: np.ndarray, num_batches
 class BalancedOrder:
     """The rows of each step, a function of (data, split, seed, batch size, window) alone.
 
-    Windows are stretches of steps of about equal length that end where an epoch does: a pass over the data stays one, and neither
-    the number of processes nor the length of the run changes what a step is made of.
+    Windows are stretches of steps of about equal length, and each step lies in the window of the epoch that it begins in. So a pass
+    over the data stays one, but for the batch that reaches into the next epoch: its rows may stand anywhere in the last window.
+    Neither the number of processes nor the length of the run changes what a step is made of.
     """
 
     def __init__(

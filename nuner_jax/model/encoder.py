@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, D width, N heads, H head width, F MLP width, L layers.
 stays inside a segment, and positions restart with it. Attention probabilities get no dropout (it would forbid fused attention).
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from nuner_jax.errors import InputError
 from nuner_jax.model.ops import attention, dropout, gelu, positions_of
 
 Lookup = Callable[[jax.Array, jax.Array], jax.Array]
+"""Embeddings [V, D] and ids [B, T] -> [B, T, D]."""
 Params = dict[str, Any]
 """A plain nested dict of arrays; keys are strings at every level."""
 
@@ -162,8 +164,8 @@ class Embeddings(nnx.Module):
         self.offset = config.position_offset
         self.dtype = dtype
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array, lookup: Lookup = lambda table, ids: table[ids]) -> jax.Array:
-        """Positions count from 0; the checkpoint's offset is added here. `lookup` is how rows of a table are found."""
+    def __call__(self, tokens: jax.Array, positions: jax.Array, lookup: Lookup = operator.getitem) -> jax.Array:
+        """Positions count from 0; the checkpoint's offset is added here."""
         word, position = jnp.asarray(self.word[...]), jnp.asarray(self.position[...])  # they may be numpy's
         x = lookup(word, tokens) + self.token_type[0] + lookup(position, positions + self.offset)
         return self.norm(x).astype(self.dtype)
@@ -231,7 +233,7 @@ class Encoder(nnx.Module):
         dropout_rate: float = 0.0,
         dropout_key: jax.Array | None = None,
         constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
-        lookup: Lookup = lambda table, ids: table[ids],
+        lookup: Lookup = operator.getitem,
     ) -> tuple[jax.Array, ...]:
         """The L + 1 hidden states [B, T, D], embeddings first; at padding they are finite and mean nothing.
 
