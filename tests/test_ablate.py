@@ -37,6 +37,7 @@ points:
   cut: {encoder: {source: minilm, layers: 2}}
   untouched: {untrained: true}
 train_seeds: [0, 1]
+log_x: true
 """
 
 
@@ -116,7 +117,16 @@ def test_seeds_go_where_they_are_sent(tmp_path):
         ("layers: 2}", "depth: 2}", "line 11: points.cut.encoder: expected {source: NAME, layers: N}"),
         ("ks: [1]", "out: here", "line 5: base.evaluate.out: is set by the command itself"),
         ("limit: 100}", "limit: 100}, x: 3", "line 7: points.plain: the other points have an x"),
-        ("plain:", "plain: {x: -1}\nlog_x: true\nrest:", "there is no option rest"),
+        (
+            "plain:\n  small: {dataset",
+            "raw: {untrained: true}\n  plain: {x: 1}\n  small: {dataset",
+            "line 9: points.small: the other points have an x",
+        ),
+        ("plain:\n", "plain: {x: 0}\n", "line 7: points.plain.x: expected a number above 0 (log_x), got 0"),
+        ("layers: [-1]}", "ks: [4]}", "line 10: points.head.evaluate.ks: all points are evaluated alike"),
+        ("  train: {num_epochs: 2, model: {logit: dot}}", "  train:", "train: set exactly one of num_train_steps and num_epochs"),
+        ("  train: {num_epochs: 2, model: {logit: dot}}", "  train: 3", "line 4: base.train: expected dict, got 3"),
+        ("limit: 100", "limit: 2024-01-01", "line 8: points.small.dataset.limit: expected"),
         ("  small:", "  plain:", "line 8: points.plain is set twice"),
         ("num_epochs: 2, ", "", "train: set exactly one of num_train_steps and num_epochs"),
         ("train_seeds: [0, 1]", "train_seeds: [1, 1]", "line 13: train_seeds: expected at least one seed, each once"),
@@ -135,11 +145,14 @@ def test_a_bad_declaration_is_refused_by_file_line_and_key(tmp_path, capsys, old
 
 def test_an_input_that_is_not_there_is_named_before_anything_runs(tmp_path, capsys):
     path = tmp_path / "a.yaml"
-    for given, message in [
-        ("[nowhere.jsonl]", "nowhere.jsonl: cannot be read"),
-        ("[]", "points.plain.dataset.input: name at least"),
+    for old, new, message in [
+        ("[demo]", "[nowhere.jsonl]", "nowhere.jsonl: cannot be read"),
+        ("[demo]", "[]", "points.plain.dataset.input: name at least"),
+        ("ks: [1]", "tasks: ['toy=no.bio,no.bio']", "no.bio: cannot be read"),
+        ("ks: [1]", "tasks: [kitchin]", "task 'kitchin': expected NAME=TRAIN,TEST"),
+        ("ks: [1]", "tasks: [mit_movie], task_data: none", "none/mit_movie/engtrain.bio is missing; "),
     ]:
-        path.write_text(DECLARATION.replace("[demo]", given), encoding="utf8")
+        path.write_text(DECLARATION.replace(old, new), encoding="utf8")
         assert status(["--config", str(path), "--out", str(tmp_path / "out"), "--dry_run"]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -241,6 +254,26 @@ def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path, monkeypatc
     assert stage.done
 
 
+def test_a_stage_outlives_a_killed_command_and_is_waited_for(tmp_path, monkeypatch):
+    stage = stand_in(tmp_path, monkeypatch, "slow")
+    words = [sys.executable, "-c", RUN, str(stage.folder)]
+    killed = subprocess.Popen(words)
+    while not (stage.out / "begun").exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    second = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    assert "another process is at it; waiting" in second.stdout.readline()
+    children = subprocess.run(
+        ["pgrep", "-f", f"stand_in --config {stage.config_path}"], capture_output=True, text=True, check=True
+    )
+    os.kill(int(children.stdout), signal.SIGTERM)  # the first stage, the only one that runs
+    assert second.wait() == 0
+    assert (stage.out / "runs").read_text() == "x"
+
+
 def test_a_cut_encoder_gives_the_hidden_states_of_the_first_layers(tmp_path, tiny_encoder):
     from nuner_jax.ablate.cut import main as cut
     from nuner_jax.model import hf
@@ -312,7 +345,8 @@ def test_an_ablation_from_declaration_to_figure(tmp_path, tiny_encoder, capsys):
 @pytest.mark.parametrize("tasks", ["toy={folder}/a.bio,{folder}/b.bio", "{folder}/tasks.yaml", "mit_movie"])
 def test_scores_hang_on_what_stands_in_the_files_of_a_task(tmp_path, tasks):
     (tmp_path / "tasks.yaml").write_text("toy: {train: a.bio, test: b.bio}")
-    files = ["a.bio", "b.bio", *(str(Path(row.path) / row.test) for _, row in find_rows("mit_movie", str(tmp_path)))]
+    rows = [row for _, row in find_rows("mit_movie", str(tmp_path))]
+    files = ["a.bio", "b.bio", *(str(Path(row.path) / file) for row in rows for file in (row.train, row.test))]
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("a\tO\n")

@@ -106,6 +106,16 @@ def test_points_of_different_cells_are_refused():
         Scores(ABOUT, rows[:-1])
 
 
+def test_points_with_other_training_seeds_are_not_compared_as_if_paired():
+    rows = make_rows(lambda *key: 0.5)
+    with pytest.raises(InputError, match="point 100, k=1: not evaluated on the tasks, support sets and seeds of the others"):
+        Scores(ABOUT, [row for row in rows if (row["point"], row["train_seed"]) != ("100", 1)])
+    for row in rows:
+        row["train_seed"] += 5 * (row["point"] == "1000")
+    with pytest.raises(InputError, match="not evaluated on the tasks, support sets and seeds of the others"):
+        Scores(ABOUT, rows)
+
+
 @pytest.mark.parametrize(
     ("mean", "half_width", "direction", "word"),
     [

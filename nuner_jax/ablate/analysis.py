@@ -81,8 +81,9 @@ class Scores:
         self.trained = [point for point in self.points if point in trained]
         self.matrices: dict[tuple[str, int | str], Matrix] = {}
         supports = sorted({cell[3] for cell in cells})
+        train_seeds = sorted({row["train_seed"] for row in rows if row["train_seed"] is not None})
         for point in self.points:
-            seeds = sorted({cell[2] for cell in cells if cell[0] == point})
+            seeds = train_seeds if point in trained else [0]
             for k in self.ks:
                 found = [[cells.get((point, k, seed, support), {}) for support in supports] for seed in seeds]
                 if any(len(scores) != len(self.tasks) for row in found for scores in row):

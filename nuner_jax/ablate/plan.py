@@ -22,6 +22,8 @@ RESERVED = {
     "evaluate": ("out", "encoders", "cache"),
 }
 """Options that are set here."""
+CELLS = ("tasks", "ks", "seeds")
+"""Options of the evaluation that all points have in common."""
 POINT = ("x", "recipe", "encoder", "untrained", *CLASSES)
 SYSTEM = "run"
 """Name of the one encoder of an evaluation."""
@@ -87,9 +89,14 @@ class Job:
 
 def check(config: AblateConfig) -> None:
     """Raises InputError "key: what is wrong" for a declaration that cannot be run; reads no file."""
-    for point in read_points(config):
+    points = read_points(config)
+    cells = resolve(config, points[0], config.train_seeds[0])["evaluate"]
+    for point in points:
         for seed in config.train_seeds:
-            resolve(config, point, seed)
+            evaluate = resolve(config, point, seed)["evaluate"]
+        for key in CELLS:
+            if getattr(evaluate, key) != getattr(cells, key):
+                raise InputError(f"points.{point.name}.evaluate.{key}: all points are evaluated alike, or cannot be compared")
 
 
 def read_points(config: AblateConfig) -> list[Point]:
@@ -99,10 +106,11 @@ def read_points(config: AblateConfig) -> list[Point]:
     if not config.train_seeds or len(set(config.train_seeds)) < len(config.train_seeds):
         raise InputError(f"train_seeds: expected at least one seed, each once, got {list(config.train_seeds)}")
     points = [read_point(config, str(name), value) for name, value in config.points.items()]
-    with_x = [point.x is not None for point in points if not point.untrained]
-    if any(with_x) and not all(with_x):
-        raise InputError(f"points.{points[with_x.index(False)].name}: the other points have an x")
-    if any(with_x) != bool(config.x_label):
+    trained = [point for point in points if not point.untrained]
+    without_x = [point for point in trained if point.x is None]
+    if 0 < len(without_x) < len(trained):
+        raise InputError(f"points.{without_x[0].name}: the other points have an x")
+    if (len(without_x) < len(trained)) != bool(config.x_label):
         raise InputError("x_label: there is one exactly if the points have an x")
     return points
 
@@ -128,7 +136,7 @@ def read_point(config: AblateConfig, name: str, value: Any) -> Point:
         if not isinstance(value.get(stage) or {}, dict):
             raise InputError(f"{key}.{stage}: expected a mapping, got {value[stage]!r}")
         own[stage] = flat(value.get(stage) or {}) | ({"recipe": value["recipe"]} if "recipe" in value else {})
-    options = {stage: merged(flat(base[stage]), own[stage]) for stage in CLASSES}
+    options = {stage: merged(flat(base[stage] or {}), own[stage]) for stage in CLASSES}
     source = encoder.get("source") or options["train"].get("init_from", TrainConfig.init_from)
     return Point(name, number(x, f"{key}.x", config.log_x), untrained, str(source), encoder.get("layers"), options, own)
 
@@ -181,7 +189,7 @@ def resolve(config: AblateConfig, point: Point, seed: int) -> dict[str, Any]:
             if name == stage:
                 options[option] = seed
         try:
-            resolved[stage] = stage_config(stage, json.dumps(options))
+            resolved[stage] = stage_config(stage, json.dumps(options, default=str))
         except InputError as error:
             named = [(str(error).find(key), -len(key), key) for key in options if key in str(error)]
             key = min(named)[2] if named else ""
@@ -262,21 +270,29 @@ def train_identity(config: TrainConfig) -> Any:
 def evaluate_identity(config: EvaluateConfig) -> Any:
     """What scores hang on, besides the encoder. Raises InputError."""
     elsewhere = ("out", "encoders", "cache", "samples", "tasks")
-    files = [config.samples, *(file for spec in config.tasks for file in task_files(spec, config.task_data))]
-    hashes = [file_hash(name) for name in files if Path(name).is_file()]
+    files = [file for spec in config.tasks for file in task_files(spec, config.task_data)]
+    files += [config.samples] if Path(config.samples).is_file() else []
+    hashes = [file_hash(file) for file in files]
     options = {key: value for key, value in flat(cli.as_dict(config)).items() if key not in elsewhere}
     return [options, list(config.tasks), hashes]
 
 
 @functools.cache
 def task_files(spec: str, task_data: str) -> tuple[str, ...]:
-    """The files that a task is read from: those of NAME=TRAIN,TEST, or a file of rows or preset and what its rows name."""
-    from nuner_jax.evaluate.task_rows import find_rows
+    """The files that a task is read from: those of NAME=TRAIN,TEST, or a file of rows and what the rows of it or a preset name.
+
+    Raises InputError for a task that is not there.
+    """
+    from nuner_jax.evaluate.task_rows import LIBRARIES, file_of
+    from nuner_jax.evaluate.tasks import BUNDLED, split_spec, task_rows
 
     if "=" in spec:
-        return tuple(spec.partition("=")[2].split(","))
-    rows = [row for _, row in find_rows(spec, task_data)]
-    return (spec, *(str(Path(row.path) / split) for row in rows for split in (row.train, row.test)))
+        return tuple(map(str, split_spec(spec)[1]))
+    if spec in BUNDLED:
+        return ()
+    local = [(name, row) for name, row in task_rows(spec, task_data) if row.reader not in LIBRARIES]
+    files = [str(file_of(name, row, split)) for name, row in local for split in ("train", "test")]
+    return (spec, *files) if Path(spec).is_file() else tuple(files)
 
 
 @functools.cache

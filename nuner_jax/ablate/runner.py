@@ -56,7 +56,7 @@ def run_stage(stage: Stage, what: str, stop: StopSignal) -> None:
     """One stage, unless it is done. Raises StageError, and Preempted after a signal, which the stage has been passed."""
     if stage.done:
         return
-    with locked(stage.folder, what):
+    with locked(stage.folder, what) as lock:
         if stage.done:
             return
         stage.config_path.write_text(yaml.safe_dump(cli.as_dict(stage.config), sort_keys=False), encoding="utf8")
@@ -64,9 +64,14 @@ def run_stage(stage: Stage, what: str, stop: StopSignal) -> None:
         print(f"{what} ... ({log_path})", flush=True)
         started = time.perf_counter()
         with open(log_path, "ab") as log:
-            # A session of its own: Ctrl-C reaches it once, through us.
+            # A session of its own: Ctrl-C reaches it once, through us. It holds the lock too, should we be killed.
             child = subprocess.Popen(
-                [sys.executable, *stage.words], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                [sys.executable, *stage.words],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[lock],
+                start_new_session=True,
             )
             status = wait(child, stop)
         seconds = round(time.perf_counter() - started, 1)
@@ -100,8 +105,11 @@ def wait(child: "subprocess.Popen[bytes]", stop: StopSignal) -> int:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """The only process that works in `folder`: another one with the same cache is waited for. Raises InputError."""
+def locked(folder: Path, what: str) -> Iterator[int]:
+    """The only process that works in `folder`: another one with the same cache is waited for. Raises InputError.
+
+    The lock's file descriptor: a child that inherits it keeps the lock for as long as it lives.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / "lock", "w")  # noqa: SIM115 - closed below
@@ -113,7 +121,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             print(f"{what}: another process is at it; waiting", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 def remove_checkpoints(job: Job) -> None:

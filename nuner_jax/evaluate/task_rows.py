@@ -55,6 +55,10 @@ class TaskRow:
     """Where the files come from and where they go, told when they are missing."""
 
 
+LIBRARIES = ("hf", "tfds")
+"""Readers that get a data set from a library, not from files that are named."""
+
+
 def presets() -> dict[str, Path]:
     """File -> path of every packaged file of tasks."""
     return {path.stem: path for path in sorted(options.config_path("tasks/mit_movie").parent.glob("*.yaml"))}
@@ -76,7 +80,7 @@ def find_rows(spec: str, task_data: str) -> list[tuple[str, TaskRow]]:
 
 def _placed(rows: Mapping[str, TaskRow], folder: Path) -> Iterator[tuple[str, TaskRow]]:
     for name, row in rows.items():
-        local = row.reader not in ("hf", "tfds") or (folder / row.path).exists()
+        local = row.reader not in LIBRARIES or (folder / row.path).exists()
         yield name, dataclasses.replace(row, path=str(folder / row.path)) if local else row
 
 
@@ -133,6 +137,14 @@ def _check(where: str, name: str, value: Any) -> None:
             raise InputError(f"{where}: {name}: expected texts, got {part!r:.60} (quotes make a text of it)")
 
 
+def file_of(name: str, row: TaskRow, split: str) -> Path:
+    """The file of a split. Raises InputError that says where to get it if it is missing."""
+    path = Path(row.path) / (row.train if split == "train" else row.test)
+    if not path.is_file():
+        raise InputError(f"task {name}: {path} is missing" + (f"; {row.get}" if row.get else ""))
+    return path
+
+
 def read_split(name: str, row: TaskRow, split: str, notes: Counter[str]) -> list[TaggedSentence]:
     """The sentences of a split. Raises InputError; where files are missing it says where to get them."""
     which = row.train if split == "train" else row.test
@@ -140,9 +152,7 @@ def read_split(name: str, row: TaskRow, split: str, notes: Counter[str]) -> list
         return read_hf(row.path, row.config, which, row.words, row.tags, row.tag_names, row.scheme, notes)
     if row.reader == "tfds":
         return read_tfds(row.path, which, row.words, row.tags, row.tag_names, row.scheme, notes)
-    path = Path(row.path) / which
-    if not path.is_file():
-        raise InputError(f"task {name}: {path} is missing" + (f"; {row.get}" if row.get else ""))
+    path = file_of(name, row, split)
     if row.reader == "columns":
         separator = readers.separator_of(path)
         return readers.read_columns(path, notes, separator, row.word_column, row.tag_column, row.scheme, row.skip)

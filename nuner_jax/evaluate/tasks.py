@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from nuner_jax.config import Labels, Sampling
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate.readers import read_tagged
 from nuner_jax.schema import TaggedSentence, WordSpan, spans_from_tags
+
+if TYPE_CHECKING:
+    from nuner_jax.evaluate.task_rows import TaskRow
 
 BUNDLED = ("kitchen", "helpdesk")
 
@@ -181,14 +185,10 @@ def load_tasks(spec: str, task_data: str = "data") -> list[Task]:
     """The tasks that one word stands for: as load_task, or the rows of FILE.yaml or of a preset. Raises InputError."""
     if "=" in spec or spec in BUNDLED:
         return [load_task(spec)]
-    from nuner_jax.evaluate.task_rows import find_rows, presets, read_split
+    from nuner_jax.evaluate.task_rows import read_split
 
-    rows = find_rows(spec, task_data)
-    if not rows:
-        known = ", ".join((*BUNDLED, *presets()))
-        raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST, FILE.yaml or one of {known}")
     tasks = []
-    for name, row in rows:
+    for name, row in task_rows(spec, task_data):
         notes: Counter[str] = Counter()
         train, test = (read_split(name, row, split, notes) for split in ("train", "test"))
         task = make_task(name, train, test, notes)
@@ -198,21 +198,37 @@ def load_tasks(spec: str, task_data: str = "data") -> list[Task]:
     return tasks
 
 
+def task_rows(spec: str, task_data: str) -> "list[tuple[str, TaskRow]]":
+    """The rows of FILE.yaml or of a preset. Raises InputError if there is none of the name."""
+    from nuner_jax.evaluate.task_rows import find_rows, presets
+
+    rows = find_rows(spec, task_data)
+    if not rows:
+        known = ", ".join((*BUNDLED, *presets()))
+        raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST, FILE.yaml or one of {known}")
+    return rows
+
+
+def split_spec(spec: str) -> tuple[str, tuple[Path, Path]]:
+    """NAME=TRAIN,TEST as name and files. Raises InputError."""
+    name, _, paths = spec.partition("=")
+    parts = paths.split(",")
+    if not name or len(parts) != 2 or not all(parts):
+        raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST")
+    return name, (Path(parts[0]), Path(parts[1]))
+
+
 def load_task(spec: str) -> Task:
     """NAME=TRAIN,TEST with two files of any form that readers.read_tagged knows, or the name of a bundled task.
 
     Raises InputError with file and line.
     """
-    name, equals, paths = spec.partition("=")
-    if not equals:
-        if name not in BUNDLED:
-            raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST or one of {', '.join(BUNDLED)}")
-        files = bundled(name)
+    if "=" in spec:
+        name, files = split_spec(spec)
+    elif spec in BUNDLED:
+        name, files = spec, bundled(spec)
     else:
-        parts = paths.split(",")
-        if not name or len(parts) != 2 or not all(parts):
-            raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST")
-        files = (Path(parts[0]), Path(parts[1]))
+        raise InputError(f"task {spec!r}: expected NAME=TRAIN,TEST or one of {', '.join(BUNDLED)}")
     notes: Counter[str] = Counter()
     train, test = (read_tagged(file, notes) for file in files)
     return make_task(name, train, test, notes, files)
