@@ -1,7 +1,7 @@
 """Which rows make up a batch: the random order of the data, dealt out so that each batch has about as many concept tokens.
 
-The concept encoder's arrays have one shape for the whole run, so the batch with most concepts sets what every step costs. With rows
-in random order it has half as many again as the average one.
+The concept encoder's arrays have one shape for the whole run, so the batch with most concepts, or the part of one that a device gets,
+sets what every step costs. With rows in random order it has half as many again as the average one.
 """
 
 from threading import Lock
@@ -17,11 +17,12 @@ KEPT_WINDOWS = 2  # loader threads are in one window or the next
 
 
 def deal(mentions: np.ndarray, counts: np.ndarray, cost: np.ndarray, num_batches: int) -> np.ndarray:
-    """Rows dealt out to batches of one size, [num_batches, N / num_batches] row numbers, in each in their old order.
+    """Rows dealt out to batches of one size, [num_batches, N / num_batches] row numbers.
 
     `mentions` [N, M, 3] and `counts` [N] are those of the rows, `cost` [concepts] what a concept costs a batch that has it, once.
     Longest-processing-time-first: those rows first that by chance would add most to a batch, each to the cheapest one with room.
-    Concepts are not drawn together: their number in all batches stays what it is in random order.
+    Concepts are not drawn together: their number in all batches stays what it is in random order. Within a batch rows stand so
+    that equal parts of it, however many, come near each other too.
     """
     N = len(counts)
     real = np.arange(mentions.shape[1]) < counts[:, None]
@@ -38,7 +39,8 @@ def deal(mentions: np.ndarray, counts: np.ndarray, cost: np.ndarray, num_batches
     total = np.zeros(num_batches)
     has = np.zeros((num_batches, len(names)), bool)
     batch_of = np.empty(N, np.int64)
-    for r in np.argsort(-added, kind="stable"):
+    heaviest_first = np.argsort(-added, kind="stable")
+    for r in heaviest_first:
         b = load.argmin()
         new = of_row[r][~has[b, of_row[r]]]
         has[b, new] = True
@@ -46,7 +48,15 @@ def deal(mentions: np.ndarray, counts: np.ndarray, cost: np.ndarray, num_batches
         room[b] -= 1
         load[b] = total[b] if room[b] else np.inf
         batch_of[r] = b
-    return np.argsort(batch_of, kind="stable").reshape(num_batches, -1)
+    by_batch = heaviest_first[np.argsort(batch_of[heaviest_first], kind="stable")].reshape(num_batches, -1)
+    return by_batch[:, spread(by_batch.shape[1])]
+
+
+def spread(n: int) -> np.ndarray:
+    """0 .. n-1 so that every stretch has small and large ones: the numbers with their bits reversed (van der Corput)."""
+    bits = (n - 1).bit_length()
+    reversed_bits = sum((np.arange(1 << bits) >> bit & 1) << (bits - 1 - bit) for bit in range(bits)) + np.zeros(1, np.int64)
+    return reversed_bits[reversed_bits < n]
 
 
 class BalancedOrder:
