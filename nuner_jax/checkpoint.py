@@ -1,6 +1,11 @@
 """Orbax checkpoints of a run: state, position in the data, clock. Half-written ones are never seen."""
 
+import logging
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +14,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from nuner_jax.errors import InputError
+from nuner_jax.errors import InputError, NunerError
 
 
 class Checkpoints:
-    """The checkpoints of one run directory, WORKDIR/checkpoints/<step>. Saving runs in the background until `wait`."""
+    """The checkpoints of one run directory, WORKDIR/checkpoints/<step>. Saving runs in the background until `wait`.
+
+    `save`, `wait` and `close` raise NunerError where storage failed, perhaps while an earlier one was written.
+    """
 
     def __init__(self, workdir: str | Path, keep: int, keep_every: int = 0):
         """Keeps the newest `keep`, and for good those whose step is a multiple of `keep_every` (0: none)."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True, create=True
         )
+        _tell_failures_once()
         self.saved_at = time.monotonic()
         self.folder = Path(workdir).resolve() / "checkpoints"
         self.manager = ocp.CheckpointManager(self.folder, options=options)
@@ -34,14 +43,16 @@ class Checkpoints:
             return
         self.saved_at = time.monotonic()
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
-        self.manager.save(step, args=args, force=True)
+        with self._writing():
+            self.manager.save(step, args=args, force=True)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """State with the shapes and shardings of `like`, and extra. Raises InputError if it cannot be read or does not fit."""
+        """State with the shapes and shardings of `like`, and extra. Raises InputError if it is damaged or does not fit, and OSError
+        where storage fails, perhaps for a moment."""
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), extra=ocp.args.JsonRestore())
         try:
             restored = self.manager.restore(step, args=args)
-        except (ValueError, OSError, KeyError, TypeError, FileNotFoundError) as error:
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise InputError(f"{self.folder / str(step)}: the checkpoint cannot be read ({_first_line(error)})") from None
         return restored["state"], restored["extra"]
 
@@ -58,11 +69,23 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        self.manager.wait_until_finished()
+        with self._writing():
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then frees the manager."""
-        self.manager.close()
+        with self._writing():
+            self.manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:  # TensorStore says ValueError, whatever the file system said
+            raise NunerError(
+                f"{self.folder}: a checkpoint could not be written ({_first_line(error)}); "
+                "the same command goes on from the last one that is whole"
+            ) from error
 
 
 def load_params(workdir: str | Path, step: int | None = None) -> tuple[int, dict[str, Any]]:
@@ -87,6 +110,15 @@ def load_params(workdir: str | Path, step: int | None = None) -> tuple[int, dict
             return chosen, manager.restore(chosen, args=args)["state"]["params"]
         except (ValueError, OSError, KeyError, TypeError, FileNotFoundError) as error:
             raise InputError(f"{folder / str(chosen)}: the checkpoint cannot be read ({_first_line(error)})") from None
+
+
+@lru_cache
+def _tell_failures_once() -> None:
+    """A failed write comes to us as an exception; each of Orbax's tasks and TensorStore's threads would print it as well."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    others = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else others(found)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,6 @@ No data and no weights are read: shapes come from the config. A TPU topology nee
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,9 +19,8 @@ from nuner_jax.dataset.loader import ConceptTokens
 from nuner_jax.errors import DoesNotFitError, InputError
 from nuner_jax.hardware import GiB, Hardware
 from nuner_jax.model.encoder import EncoderConfig
-from nuner_jax.model.hf import read_json
+from nuner_jax.model.hf import load_config
 from nuner_jax.model.text_tower import SCOPES
-from nuner_jax.pretrained import resolve
 from nuner_jax.step import Program
 
 NUM_STEPS = 1000  # only the learning rate depends on it, no shape
@@ -108,8 +106,7 @@ def _cpus(count: int) -> list[Any]:
 def encoder_shape(name: str) -> EncoderConfig:
     """The shape of the encoder that init_from names; roberta-base and roberta-large are known without their files."""
     known = KNOWN.get(name.removeprefix("FacebookAI/"))
-    path = "config.json" if known else str(resolve(name) / "config.json")
-    return EncoderConfig.from_hf(known or read_json(Path(path)), path)
+    return EncoderConfig.from_hf(known) if known else load_config(name)
 
 
 def compile_step(config: TrainConfig, devices: list[Any]) -> Report:
@@ -160,7 +157,7 @@ def abstract_batch(config: TrainConfig, encoder_config: EncoderConfig, mesh: Mes
         raise InputError(f"data.row_length {T}, but {config.init_from} has {encoder_config.max_length} positions")
     table = ConceptTokens([Concept(i, "", "", 1, (0,) * data.concept_length) for i in range(data.max_concepts)])
     ids = np.arange(data.max_concepts)
-    concepts, _ = table.pack(ids, table.capacity([ids], data.concept_group, data.max_concepts))
+    concepts = table.pack(ids, table.capacity([ids], data.concept_group, data.max_concepts))
     shapes = {name: ((shards * len(value), *value.shape[1:]), value.dtype) for name, value in concepts.items()}
     shapes |= {name: ((B, T), np.int32) for name in ("tokens", "segment_ids", "positions")}
     shapes |= {"text_mask": ((B, T), np.bool_), "mentions": ((B, M, 3), np.int32)}

@@ -1,5 +1,6 @@
 """Files here and elsewhere: a path of this machine, or an address that fsspec knows (gs://, s3://, hdfs://, https://)."""
 
+import errno
 import fcntl
 import glob
 import gzip
@@ -45,7 +46,7 @@ def matching(path: str) -> list[str]:
 def held(path: Path) -> Iterator[None]:
     """Only this process writes to `path`, by a lock beside it that the kernel drops with the process, however that ends.
 
-    Raises InputError with the other process's number if there is one.
+    Raises InputError with the other process's number if there is one. A file system without locks is taken at its word.
     """
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -54,6 +55,9 @@ def held(path: Path) -> Iterator[None]:
         except BlockingIOError:
             owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             raise InputError(f"{path}: in use by another process ({owner}); one process at a time may write to it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield

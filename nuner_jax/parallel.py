@@ -112,7 +112,8 @@ def to_host(tree: Any, mesh: Mesh) -> Any:
 
 
 def initialize(config: DistributedConfig) -> None:
-    """Joins the processes of a multi-host run. Raises InputError if the settings are incomplete or no peer is found.
+    """Joins the processes of a multi-host run. Raises InputError if the settings are incomplete. Where a peer never comes JAX ends
+    the process itself (SIGABRT, 134), which launchers take for a failure worth another start.
 
     auto: from the environment (TPU pod, Slurm, Open MPI, Kubernetes); explicit: from the config; off: one process.
     """

@@ -79,7 +79,7 @@ class Program:
             donate_argnums=0,
         )
         eval_step = jax.jit(
-            lambda params, batch: model.loss(params, batch)[0],
+            lambda params, batch: model.loss(params, batch)[1]["loss"],
             in_shardings=(shardings["params"], batch),
             out_shardings=replicated,
         )

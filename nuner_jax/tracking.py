@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class NonFiniteError(NunerError):
-    """A step's loss is NaN or infinite; `step` counts from 0, the message from 1 as the log does."""
+    """A step's loss or gradient is NaN or infinite; `step` counts from 0, the message from 1 as the log does."""
 
-    def __init__(self, step: int):
-        super().__init__(f"the loss of step {step + 1} is not finite")
+    def __init__(self, what: str, step: int):
+        super().__init__(f"the {what} of step {step + 1} is not finite")
         self.step = step
 
 
@@ -94,7 +95,11 @@ class Window:
         """`peak_flops`: of all devices together; None where it is not known."""
         self.costs, self.peak_flops = costs, peak_flops
         self.steps: list[tuple[int, dict[str, Any]]] = []
-        self.started = time.perf_counter()
+        self.started: float | None = None
+
+    def begin(self) -> None:
+        """Before each step: time counts from the first on, so that nothing between two windows does."""
+        self.started = time.perf_counter() if self.started is None else self.started
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Takes a step's metrics, which may still be computed."""
@@ -105,10 +110,11 @@ class Window:
         import jax
 
         values = jax.device_get([metrics for _, metrics in self.steps])
-        seconds = time.perf_counter() - self.started
+        seconds = time.perf_counter() - (self.started or 0.0)
         for (step, _), v in zip(self.steps, values, strict=True):
-            if not math.isfinite(v["loss"]):
-                raise NonFiniteError(step)
+            for name, what in (("loss", "loss"), ("grad_norm", "gradient")):
+                if not math.isfinite(v[name]):
+                    raise NonFiniteError(what, step)
         sums = {name: sum(float(v[name]) for v in values) for name in values[0]}
         row = {
             f"{'perf' if name in PERF else 'train'}/{name}": total / len(values)
@@ -128,8 +134,11 @@ class StepClock:
 
     def __init__(self, program_start: float, trained_seconds: float):
         self.program_start, self.earlier = program_start, trained_seconds
-        self.under_way: list[Any] = []
-        self.ends: list[float] = []  # when the steps of the window ended, as the host saw it
+        self.watcher = ThreadPoolExecutor(1)  # sees steps end while the host waits for data
+        self.under_way: list[tuple[float, Future[float]]] = []  # when the step was ready to start, when it ends
+        self.last_end: float | None = None
+        self.ready = program_start
+        self.durations: list[float] = []  # of the steps of the window; the first of all compiles and does not count
         self.waited = 0.0
         self.step_seconds = 0.0
 
@@ -138,11 +147,12 @@ class StepClock:
         """Around the wait for the next batch."""
         before = time.perf_counter()
         yield
-        self.waited += time.perf_counter() - before
+        self.ready = time.perf_counter()
+        self.waited += self.ready - before
 
     def sent(self, metrics: dict[str, Any]) -> None:
         """A step was sent; waits for the one before it."""
-        self.under_way.append(metrics["loss"])
+        self.under_way.append((self.ready, self.watcher.submit(_end_of, metrics["loss"])))
         while len(self.under_way) >= self.RUN_AHEAD:
             self._finish_one()
 
@@ -152,24 +162,36 @@ class StepClock:
             self._finish_one()
 
     def _finish_one(self) -> None:
-        self.under_way.pop(0).block_until_ready()
-        self.ends.append(time.perf_counter())
+        ready, ending = self.under_way.pop(0)
+        end = ending.result()
+        if self.last_end is not None:
+            self.durations.append(end - max(ready, self.last_end))
+        self.last_end = end
 
     def total(self) -> float:
         """Seconds spent on the run so far, earlier processes included."""
         return self.earlier + time.perf_counter() - self.program_start
 
     def row(self) -> dict[str, float]:
-        """Percentiles of the time between the ends of steps, data wait, and goodput (share of this process's time in steps)."""
-        gaps = sorted(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
-        self.step_seconds += sum(gaps)
+        """Percentiles of the duration of steps, data wait, and goodput (share of this process's time in steps)."""
+        durations = sorted(self.durations)
+        self.step_seconds += sum(durations)
         row = {"perf/data_wait_seconds": self.waited, "perf/run_seconds": self.total()}
         row["perf/goodput"] = self.step_seconds / (time.perf_counter() - self.program_start)
-        if gaps:
-            row["perf/step_seconds_p50"] = gaps[len(gaps) // 2]
-            row["perf/step_seconds_p95"] = gaps[min(len(gaps) - 1, int(0.95 * len(gaps)))]
-        self.ends, self.waited = self.ends[-1:], 0.0
+        if durations:
+            row["perf/step_seconds_p50"] = durations[len(durations) // 2]
+            row["perf/step_seconds_p95"] = durations[min(len(durations) - 1, int(0.95 * len(durations)))]
+        self.durations, self.waited = [], 0.0
         return row
+
+    def close(self) -> None:
+        """Lets go of the thread that watches."""
+        self.watcher.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_of(loss: Any) -> float:
+    loss.block_until_ready()
+    return time.perf_counter()
 
 
 class Profile:

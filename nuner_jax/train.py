@@ -5,12 +5,14 @@ loop: save, then take the next batch, then step; so a checkpoint always stands b
 """
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nuner_jax import cli
 from nuner_jax.config import TrainConfig, recipes
 from nuner_jax.errors import InputError, NunerError, Preempted
+from nuner_jax.files import held
 from nuner_jax.memory import use_huge_pages
 from nuner_jax.run import LENGTH, StopSignal, check_same, check_values, describe, is_due, make_folder, remember, resolve_steps
 
@@ -43,7 +45,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(config: TrainConfig) -> None:
-    """One run, from the start or from its newest checkpoint. Raises InputError, Preempted; NunerError on a non-finite loss."""
+    """One run, from the start or from its newest checkpoint.
+
+    Raises InputError, Preempted, and NunerError on a loss or gradient that is not finite or a checkpoint that cannot be written.
+    """
     started = time.perf_counter()
 
     # Devices first: nothing may touch JAX before the processes have found each other.
@@ -70,13 +75,15 @@ def train(config: TrainConfig) -> None:
     profile = Profile(config.profile, workdir / "profile", num_steps, active=chief)
     run = describe(config, data.manifest, num_steps)
     check_same(workdir, run, config.extend)
-    tokenizer = load_tokenizer(config.init_from)
+    start = workdir / "encoder"  # a run keeps what it needs of its encoder, and goes on without it
+    start = str(start) if (workdir / "run.json").is_file() and (start / "source.json").is_file() else config.init_from
+    tokenizer = load_tokenizer(start)
     if tokenizer_fingerprint(tokenizer) != data.manifest["tokenizer"]:
         raise InputError(f"{data.name}: made with another tokenizer than that of {config.init_from} (fingerprint differs)")
 
     # Model and programs.
     mesh = parallel.make_mesh(config.mesh)
-    encoder_config, encoder_params, _ = hf.load_encoder(config.init_from)
+    encoder_config = hf.load_config(start)
     if data.manifest["row_length"] > encoder_config.max_length:
         rows = f"rows of {data.manifest['row_length']} tokens"
         raise InputError(f"{data.name}: {rows}, but {config.init_from} has {encoder_config.max_length} positions")
@@ -100,19 +107,23 @@ def train(config: TrainConfig) -> None:
 
     # State: the newest checkpoint of this run, else the encoder that init_from names.
     make_folder(workdir)
+    lock = ExitStack()
+    if jax.process_count() == 1:  # several find each other, or do not start
+        lock.enter_context(held(workdir / "run.json"))
     checkpoints = Checkpoints(workdir, config.keep_checkpoints, config.keep_every_steps)
     first_step, trained_seconds = checkpoints.latest() or 0, 0.0
     if first_step:
         state, extra = checkpoints.restore(first_step, program.abstract_state)
         trained_seconds = extra["seconds"]
     else:
-        state = program.init_state(encoder_params)
+        state = program.init_state(hf.load_encoder(config.init_from)[1])
         if chief:
             hf.save_sidecar(workdir / "encoder", config.init_from)
     if chief:
         remember(workdir, run)
     if first_step >= num_steps:
         checkpoints.close()
+        lock.close()
         if chief:
             print(f"{workdir} has its {num_steps} steps; nothing left to do (more steps: --extend)")
         return
@@ -125,15 +136,17 @@ def train(config: TrainConfig) -> None:
     device = hardware.of_kind(jax.devices()[0].device_kind)
     peak_flops = device and device.bf16_flops * jax.device_count()
     window = Window(costs, peak_flops)
+    validation = batches.of_split("validation", config.eval_batches) if config.eval_batches else None
 
     def log(done: int) -> None:
         nonlocal window
         row = window.row() | {"train/learning_rate": float(jax.device_get(learning_rate(done - 1))), **clock.row()}
-        tracker.write(done, row | {"train/concepts_left_out": batches.left_out})
+        tracker.write(done, row)
         window = Window(costs, peak_flops)
 
     try:
         for step in range(first_step, num_steps):
+            window.begin()
             with clock.data():
                 batch = parallel.put_batch(next(iterator), mesh, shards)
             profile.before(step + 1, clock)
@@ -150,9 +163,9 @@ def train(config: TrainConfig) -> None:
 
             if logging or saving:
                 clock.wait()
-                log(done)  # also refuses a loss that is not finite, so that no checkpoint holds what came of it
+                log(done)  # also refuses a loss or gradient that is not finite, so that no checkpoint holds what came of it
             if last or is_due(done, config.eval_every_steps):
-                tracker.write(done, held_out_loss(config, batches, program, state["params"], mesh, shards))
+                tracker.write(done, held_out_loss(validation, program, state["params"], mesh, shards))
             if is_due(done, config.probe_every_steps):
                 tracker.write(done, few_shot_probe(program, encoder_config, tokenizer, state["params"], mesh))
             if saving:
@@ -167,20 +180,23 @@ def train(config: TrainConfig) -> None:
         raise NunerError(f"{error} (rows {rows} of the data set); last good checkpoint: {where}") from None
     finally:
         profile.close()
+        clock.close()
         tracker.close()
-        checkpoints.close()
+        try:
+            checkpoints.close()
+        finally:
+            lock.close()
     seconds = time.perf_counter() - started
     if chief:
         print(f"{num_steps} steps, {seconds:.0f} s; next: python -m nuner_jax.export --workdir {workdir} --out DIR")
 
 
 def held_out_loss(
-    config: TrainConfig, batches: "Batches", program: "Program", params: Any, mesh: Any, shards: list[int]
+    validation: "Batches | None", program: "Program", params: Any, mesh: Any, shards: list[int]
 ) -> dict[str, float]:
-    """Mean loss over the first batches of the validation split, always the same ones; empty without such a split or batches."""
+    """Mean loss over batches of the validation split, always the same ones; empty without any."""
     from nuner_jax import parallel
 
-    validation = batches.of_split("validation", config.eval_batches) if config.eval_batches else None
     if validation is None:
         return {}
     losses = [program.eval_step(params, parallel.put_batch(validation[i], mesh, shards)) for i in range(len(validation))]

@@ -4,11 +4,14 @@ import importlib
 import json
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 from helpers import make_encoder, write_json_lines
 
 from nuner_jax.__main__ import module_of
+from nuner_jax.files import held
 
 GOOD = [
     {"text": f"alpha {n} eats beta food", "mentions": [{"start": 0, "end": 5, "concept": f"kind {n % 5}"}]} for n in range(60)
@@ -209,6 +212,28 @@ def test_storage_that_fails_while_training_is_worth_another_start(command, train
     status, error = command("train", *training)
     assert (status, error.count("\n")) == (1, 1)
     assert "goes on from the last checkpoint" in error
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_is_told_in_one_line_and_the_run_goes_on_later(command, training, tmp_path):
+    from nuner_jax.checkpoint import Checkpoints
+
+    words = [str(word) for word in (*training, "--workdir", tmp_path / "run", "--checkpoint_every_steps", "1")]
+
+    small_files = ["bash", "-c", "ulimit -f 30; trap '' XFSZ; exec \"$@\"", "bash"]
+    process = subprocess.run(
+        [*small_files, sys.executable, "-m", "nuner_jax.train", *words], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stderr.count("\n")) == (1, 1), process.stderr
+    assert "a checkpoint could not be written" in process.stderr
+    assert command("train", *words)[0] == 0
+    assert Checkpoints(tmp_path / "run", keep=1).latest() == 2
+
+
+def test_a_second_process_in_the_same_run_directory_is_refused(refused, training, tmp_path):
+    (tmp_path / "run").mkdir()
+    with held(tmp_path / "run" / "run.json"):
+        message = refused("train", *training, "--workdir", tmp_path / "run")
+    assert message.startswith(f"{tmp_path / 'run' / 'run.json'}: in use by another process")
 
 
 def test_a_folder_that_holds_no_data_set_is_named(refused, training, tmp_path):

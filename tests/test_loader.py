@@ -131,7 +131,7 @@ def test_positive_pairs_of_rare_concepts_count_more_but_one_on_average(corpus):
 def test_room_for_concepts_is_what_the_batches_of_the_run_need(corpus, num_shards):
     batches = Batches(PackedDataset(corpus.out), "train", batch_size=4, num_steps=9, seed=1, num_shards=num_shards)
     used = np.array([(b["concept_tokens"].any(-1).reshape(num_shards, -1).sum(1)) for b in map(batches.__getitem__, range(9))])
-    assert batches.left_out == 0
+    assert not any(batches[step]["concepts_left_out"].any() for step in range(9))
     assert used.max() == batches.capacity.rows  # rows of tokens, as many as the fullest shard fills
 
 
@@ -167,7 +167,7 @@ def test_batches_without_a_mention_have_room_all_the_same(corpus):
     concepts = ConceptTokens(PackedDataset(corpus.out).concepts)
     nothing = np.array([], np.int64)
     capacity = concepts.capacity([nothing], group=256, limit=0)
-    batch, left_out = concepts.pack(nothing, capacity)
+    batch = concepts.pack(nothing, capacity)
     assert (batch["concept_ids"] == -1).all()
-    assert left_out == 0
-    assert concepts.pack(np.array([0]), capacity)[1] == 0
+    assert batch["concepts_left_out"] == 0
+    assert concepts.pack(np.array([0]), capacity)["concepts_left_out"] == 0

@@ -1,13 +1,14 @@
 """What a run tells of its speed, and traces of steps."""
 
 import json
+import time
 
 import pytest
 from helpers import make_dataset
 
 from nuner_jax import train
 from nuner_jax.errors import InputError
-from nuner_jax.tracking import Profile, Window
+from nuner_jax.tracking import Profile, StepClock, Window
 
 SUMS = {"tokens": 10.0, "positions": 12.0, "attended": 50.0, "concept_positions": 6.0, "concept_attended": 9.0, "pairs": 40.0}
 
@@ -50,12 +51,43 @@ def test_a_trace_of_no_such_steps_is_refused(steps, tmp_path):
         Profile(steps, tmp_path, 6)
 
 
+class Step:
+    """Metrics of a step that ends after some seconds, once those before it have."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __getitem__(self, name):
+        return self
+
+    def block_until_ready(self):
+        time.sleep(self.seconds)
+
+
+def test_the_time_of_steps_is_kept_apart_from_waits_and_pauses():
+    clock = StepClock(program_start=time.perf_counter(), trained_seconds=0.0)
+    for window in range(2):
+        for _ in range(4):
+            with clock.data():
+                time.sleep(0.05)  # the steps are shorter than the wait for data
+            clock.sent(Step(0.01))
+        clock.wait()
+        row = clock.row()
+        assert 0.2 <= row["perf/data_wait_seconds"]
+        assert 0.01 <= row["perf/step_seconds_p50"] < 0.04
+        assert row["perf/goodput"] < 0.4
+        time.sleep(0.3 * (window == 0))  # evaluation, say
+    assert row["perf/goodput"] < 0.2
+    clock.close()
+
+
 def test_rates_follow_from_sums_over_the_window(monkeypatch):
     clock = iter([0.0, 2.0])
     monkeypatch.setattr("nuner_jax.tracking.time.perf_counter", lambda: next(clock))
     window = Window({"positions": 1e12, "pairs": 1e10}, peak_flops=64e12)
     for step in range(2):
-        window.add(step, {"loss": 1.0 + step, "padding": 0.25 * step, "concept_padding": 0.5, **SUMS})
+        window.begin()
+        window.add(step, {"loss": 1.0 + step, "grad_norm": 1.0, "padding": 0.25 * step, "concept_padding": 0.5, **SUMS})
     row = window.row()
     assert row["train/loss"] == 1.5
     assert row["perf/padding"] == 0.125

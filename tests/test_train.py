@@ -297,6 +297,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     assert load_params(tmp_path / "run")[0] == 4
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_of_it_is_saved(
+    dataset, tiny_encoder, tmp_path, capsys, monkeypatch
+):
+    from nuner_jax.model.two_tower import TwoTower
+
+    plain = TwoTower.loss
+
+    def poisoned(self, params, batch, key=None):
+        loss, metrics = plain(self, params, batch, key)
+        return loss + jax.numpy.sqrt(0 * params["logit_bias"]), metrics  # adds 0, whose slope is infinite
+
+    monkeypatch.setattr(TwoTower, "loss", poisoned)
+    assert run(dataset, tiny_encoder, tmp_path / "run", "--checkpoint_every_steps", "1") == 1
+    error = capsys.readouterr().err
+    assert "the gradient of step 1 is not finite" in error
+    assert error.rstrip().endswith("last good checkpoint: none")
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -323,6 +341,36 @@ def test_an_unreadable_checkpoint_is_named(dataset, tiny_encoder, finished, tmp_
             path.write_bytes(b"")
     assert run(dataset, tiny_encoder, workdir, "--model.dropout", "0.1", "--extend", steps=14) == 2
     assert f"{workdir / 'checkpoints' / '12'}: the checkpoint cannot be read" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_without_the_encoder_that_it_started_from(dataset, tiny_encoder, finished, tmp_path):
+    workdir, encoder = tmp_path / "run", tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, encoder)
+    assert run(dataset, encoder, workdir, "--model.dropout", "0.1") == 0
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    shutil.rmtree(encoder)  # as a hub that cannot be reached
+    assert run(dataset, encoder, workdir, "--model.dropout", "0.1") == 0
+    assert_same_end(workdir, finished)
+
+
+def test_concepts_that_find_no_place_are_counted_step_by_step_over_all_devices(dataset, tiny_encoder, tmp_path):
+    limits = ("--data.max_concepts", "2", "--mesh.data", "4", "--checkpoint_every_steps", "2")
+    assert run(dataset, tiny_encoder, tmp_path / "run", *limits, steps=4) == 0
+    batches = Batches(
+        PackedDataset(dataset),
+        "train",
+        batch_size=8,
+        num_steps=4,
+        seed=0,
+        num_shards=4,
+        max_concepts=2,
+        balance_rows=TrainConfig().data.balance_rows,
+    )
+    counts = [batches[step]["concepts_left_out"].sum() for step in range(4)]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = [row["train/concepts_left_out"] for row in rows if "train/concepts_left_out" in row]
+    assert found == [np.mean(counts[:2]), np.mean(counts[2:])]
+    assert min(found) > 0
 
 
 def test_every_parameter_has_exactly_one_sharding_rule(tiny_encoder):

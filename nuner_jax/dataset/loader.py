@@ -113,12 +113,12 @@ class ConceptTokens:
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
         self.flat = np.array([token for concept in table for token in concept.tokens], np.int32)
 
-    def pack(self, ids: np.ndarray, capacity: ConceptCapacity) -> tuple[Batch, int]:
-        """Concepts packed into rows, and how many of `ids` found no place.
+    def pack(self, ids: np.ndarray, capacity: ConceptCapacity) -> Batch:
+        """Concepts packed into rows.
 
         concept_ids [K * C] int32 (-1: empty slot), concept_weights [K * C] float32; concept_tokens, concept_segment_ids,
         concept_positions, concept_slots [K, R, T] int32: a token's slot is the index of its concept among the C of its group, and
-        C for padding.
+        C for padding; concepts_left_out [1] int32: how many of `ids` found no place.
         """
         K, C, R, T = capacity.groups, capacity.concepts, capacity.rows, capacity.row_length
         batch: Batch = {name: np.zeros((K, R * T), np.int32) for name in CONCEPT_ARRAYS}
@@ -150,7 +150,8 @@ class ConceptTokens:
             batch["concept_ids"][k * C + slot] = members
             batch["concept_weights"][k * C + slot] = self.weights[members]
             placed += len(order)
-        return batch | {name: batch[name].reshape(K, R, T) for name in CONCEPT_ARRAYS}, len(ids) - placed
+        batch["concepts_left_out"] = np.array([len(ids) - placed], np.int32)
+        return batch | {name: batch[name].reshape(K, R, T) for name in CONCEPT_ARRAYS}
 
     def capacity(self, samples: Sequence[np.ndarray], group: int, limit: int, margin: float = 1.0) -> ConceptCapacity:
         """What holds each of the samples of concept ids and `margin` times as much, in groups of at most `group`, `limit` (0: none)
@@ -210,7 +211,6 @@ class Batches:
         self.order = BalancedOrder(data, split, seed, batch_size, balance_rows, self.concept_tokens.lengths)
         self.group, self.limit = concept_group, max_concepts
         self.capacity = capacity or self.sized()
-        self.left_out = 0  # concepts that found no place so far
 
     def __len__(self) -> int:
         return self.num_steps
@@ -225,8 +225,7 @@ class Batches:
         """One of the equal parts of a batch, with the concepts of its own mentions."""
         rows = self.order.rows(step, slice(number * self.rows_per_shard, (number + 1) * self.rows_per_shard))
         ids = concept_ids_of(rows["mentions"], rows["num_mentions"])
-        batch, left_out = self.concept_tokens.pack(ids, self.capacity)
-        self.left_out += left_out
+        batch = self.concept_tokens.pack(ids, self.capacity)
         real = np.arange(rows["mentions"].shape[1]) < rows["num_mentions"][:, None]
         batch["mentions"] = rows["mentions"].copy()  # the window keeps its own
         batch["mentions"][..., 2] = np.where(real, rows["mentions"][..., 2], -1)
@@ -246,7 +245,7 @@ class Batches:
         if not rows:
             return None
         copy = Batches.__new__(Batches)
-        copy.__dict__ = self.__dict__ | {"num_steps": min(num_batches, -(-rows // self.batch_size)), "left_out": 0}
+        copy.__dict__ = self.__dict__ | {"num_steps": min(num_batches, -(-rows // self.batch_size))}
         copy.order = BalancedOrder(self.data, split, 0, self.batch_size, self.balance_rows, self.concept_tokens.lengths)
         copy.capacity = copy.sized()
         return copy

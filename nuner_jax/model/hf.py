@@ -116,11 +116,17 @@ def params_to_hf(config: EncoderConfig, params: Params, carried: Mapping[str, np
     return tensors
 
 
+def load_config(name: str | Path) -> EncoderConfig:
+    """The shape of `minilm`, a folder or a hub name. Raises InputError."""
+    path = resolve(str(name)) / "config.json"
+    return EncoderConfig.from_hf(read_json(path), str(path))
+
+
 def load_encoder(name: str | Path) -> tuple[EncoderConfig, Params, Tensors]:
     """(config, parameters, pooler tensors) of `minilm`, a folder or a hub name. Raises InputError."""
     folder = resolve(str(name))
     verify(folder)
-    config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
+    config = load_config(folder)
     tensors: Tensors = {}
     for file in _weight_files(folder, str(name)):
         tensors |= read_safetensors(file)
@@ -215,8 +221,7 @@ def save_sidecar(folder: str | Path, init_from: str) -> None:
 def load_sidecar(folder: str | Path) -> tuple[EncoderConfig, Tensors, dict[str, Any]]:
     """(config, pooler tensors, {"name", "license"}) that save_sidecar wrote. Raises InputError."""
     folder = Path(folder)
-    config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
-    return config, read_safetensors(folder / "carried.safetensors"), read_json(folder / "source.json")
+    return load_config(folder), read_safetensors(folder / "carried.safetensors"), read_json(folder / "source.json")
 
 
 def _license(source: Path) -> str | None:

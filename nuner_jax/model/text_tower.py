@@ -93,13 +93,15 @@ def is_trained_layer(path: tuple[str, ...], frozen: int) -> bool:
 
 @jax.named_scope("metrics")
 def usage(batch: Batch) -> Metrics:
-    """What the global batch uses of its rows: shares of padding, and the sums that its FLOPs follow from (flops.py).
+    """What the global batch uses of its rows: shares of padding, the concepts that found no place, and the sums that its FLOPs follow
+    from (flops.py).
 
     And `digest`, 32 bits that depend on every token and its place: equal digests, equal examples in equal order.
     """
     tokens = batch["tokens"].astype(jnp.uint32)
     places = jnp.arange(tokens.size, dtype=jnp.uint32).reshape(tokens.shape)
     metrics = {"digest": ((tokens + 1) * (2 * places + 1) * jnp.uint32(0x9E3779B1)).sum(dtype=jnp.uint32)}
+    metrics["concepts_left_out"] = batch["concepts_left_out"].sum()
     for prefix in ("", "concept_"):
         segments = batch[f"{prefix}segment_ids"]
         same = (segments[..., :, None] == segments[..., None, :]) & (segments > 0)[..., None]
