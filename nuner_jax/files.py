@@ -50,16 +50,32 @@ def held(path: Path) -> Iterator[None]:
     """
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-            raise InputError(f"{path}: in use by another process ({owner}); one process at a time may write to it") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
+        _lock(descriptor, path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = "" if path.is_dir() else os.read(descriptor, 20).decode(errors="replace").strip()
+        owner = f" ({owner})" if owner else ""
+        raise InputError(f"{path}: in use by another process{owner}; one process at a time may write to it") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """As held, for a folder that is there, and without a file beside it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)

@@ -4,14 +4,18 @@ import itertools
 import json
 import sqlite3
 
+import httpx2
+import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_serving import annotate, demo_rows, serve, serve_app
+from openai.resources.batches import AsyncBatches
 from starlette.applications import Starlette
 
 from nuner_jax.annotate import batch_table
 from nuner_jax.annotate.batch_files import fill, read_results
+from nuner_jax.annotate.ledger import Ledger
 from nuner_jax.annotate.records import Request
 from nuner_jax.errors import InputError
 
@@ -127,6 +131,82 @@ def test_a_submit_that_breaks_off_anywhere_makes_no_batch_twice(tmp_path, corpus
         assert set(server.sent().values()) == {1}
         assert len(server.sent()) == COUNT
     assert annotations(out) == quiet
+
+
+def test_a_batch_whose_answer_is_lost_is_not_made_again(tmp_path, corpus, quiet, monkeypatch):
+    out, lost = tmp_path / "out", [True]
+    whole = AsyncBatches.create
+
+    async def create(self, **options):
+        made = await whole(self, **options)
+        if lost:
+            lost.clear()
+            raise openai.APITimeoutError(httpx2.Request("POST", "http://server"))
+        return made
+
+    monkeypatch.setattr(AsyncBatches, "create", create)
+    with serve() as server:
+        command = words(corpus, out, server.url, "--batch.poll_seconds", 0.05)
+        assert annotate("batch", "submit", *command) == 0
+        assert annotate("batch", "poll", *command) == 0
+        assert set(server.sent().values()) == {1}
+    assert annotations(out) == quiet
+
+
+def test_a_direct_run_leaves_room_in_the_budget_for_batches_under_way(tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    with serve() as server:
+        command = words(corpus, out, server.url, "--batch.max_requests", 20, "--budget.usd", 0.006)
+        assert annotate("batch", "submit", *command) == 0
+        cost = rows(out, "SELECT SUM(cost) FROM batches")[0][0]
+        assert annotate(*command, "--budget.usd", cost + 1e-9) == 0
+        assert server.sent() == {}
+    assert "the budget is used up" in capsys.readouterr().err
+
+
+def test_a_batch_that_the_server_forgot_does_not_hold_up_the_others(tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    with serve() as server:
+        command = words(corpus, out, server.url)
+        assert annotate("batch", "submit", *command) == 0
+        with sqlite3.connect(out / "ledger.sqlite") as db:
+            db.execute("UPDATE batches SET remote='gone' WHERE id=1")
+        capsys.readouterr()
+        for _ in range(50):
+            assert annotate("batch", "poll", *command) == 2
+            if rows(out, "SELECT COUNT(*) FROM batches WHERE state='merged'") == [(2,)]:
+                break
+        assert "or not this batch" in capsys.readouterr().err
+    assert rows(out, "SELECT COUNT(*) FROM requests WHERE reply IS NOT NULL") == [(COUNT - 12,)]
+
+
+def test_results_are_kept_for_when_the_corpus_has_been_read(tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    command = [*words(corpus, out, ""), "--batch.max_requests", 1000]
+    assert annotate("batch", "files", *command) == 0
+    results = results_of((out / "batch").glob("*"), [row["reply"] for row in demo_rows(COUNT)], tmp_path / "results.jsonl")
+    (out / "ledger.sqlite").unlink()
+    Ledger(out / "ledger.sqlite").close()  # a new one
+    assert annotate("batch", "merge", *command, "--results", results) == 2
+    assert "the corpus has not been read to its end; annotate batch files reads it" in capsys.readouterr().err
+    assert annotate("batch", "files", *command) == 0
+    assert annotate("batch", "merge", *command, "--results", results) == 0
+    assert rows(out, "SELECT state, COUNT(*) FROM requests GROUP BY 1") == [("ok", COUNT)]
+
+
+def test_request_files_of_an_earlier_call_go(tmp_path, corpus):
+    command = words(corpus, tmp_path / "out", "")
+    assert annotate("batch", "files", *command) == 0
+    assert len([*(tmp_path / "out" / "batch").glob("requests-*.jsonl")]) == 3
+    assert annotate("batch", "files", *command, "--batch.max_requests", 1000) == 0
+    assert len([*(tmp_path / "out" / "batch").glob("requests-*.jsonl")]) == 1
+
+
+@pytest.mark.parametrize("action", ["poll", "merge"])
+def test_a_directory_without_a_ledger_is_refused_and_left_alone(tmp_path, corpus, capsys, action):
+    assert annotate("batch", action, *words(corpus, tmp_path / "typo", "http://localhost:9"), "--results", "x") == 2
+    assert f"out: there is no ledger {tmp_path / 'typo' / 'ledger.sqlite'}" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
 
 
 def test_only_as_much_is_submitted_as_the_budget_allows(tmp_path, corpus, capsys):

@@ -12,8 +12,9 @@ from helpers import write_mentions
 
 from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import local
-from nuner_jax.dataset.builder import build, num_positions
+from nuner_jax.dataset.builder import build, num_positions, replaced
 from nuner_jax.dataset.loader import PackedDataset
+from nuner_jax.dataset.records import dataset_folder
 from nuner_jax.errors import InputError, NunerError
 from nuner_jax.lists import Strs
 
@@ -73,6 +74,26 @@ def test_two_annotators_of_the_same_texts(tmp_path, settings, merge, concepts, d
     assert manifest["dropped"] == dropped
     assert [i["sentences"] for i in manifest["inputs"]] == [1, 2]
     assert manifest["sentences"] == {"none": 3, "union": 2, "agreement": 1}[merge]
+
+
+def test_an_annotator_may_have_several_files(tmp_path, settings):
+    texts = ["alpha beta", "gamma delta", "epsilon zeta"]
+    for who in ("a", "b"):
+        write(tmp_path / f"{who}-0.jsonl", [annotated(text, (0, 5, "first")) for text in texts[:2]])
+        write(tmp_path / f"{who}-1.jsonl", [annotated(text, (0, 5, "first")) for text in texts[2:]])
+    folder = build(DatasetConfig(input=Strs([f"{tmp_path}/a-*.jsonl", f"{tmp_path}/b-*.jsonl"]), merge="agreement", **settings))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["sentences"], manifest["mentions"], manifest["dropped"]) == (3, 3, {})
+    assert [i["sentences"] for i in manifest["inputs"]] == [2, 1, 2, 1]
+
+
+def test_two_builds_at_one_place_do_not_mix(tmp_path, settings):
+    path = write(tmp_path / "a.jsonl", [annotated(TEXT, (0, 5, "letter"))])
+    with replaced(dataset_folder(settings["out"])) as other:
+        with pytest.raises(InputError, match="in use by another process"):
+            build(DatasetConfig(input=Strs([path]), **settings))
+        (other / "mine").touch()
+    assert [file.name for file in dataset_folder(settings["out"]).iterdir()] == ["mine"]
 
 
 def test_merging_needs_two_inputs(tmp_path, settings):

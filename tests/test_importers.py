@@ -126,6 +126,7 @@ def test_conll_columns_in_every_scheme(tmp_path, tags):
         ("a.jsonl", '{"text": "x"}\n{broken\n', r"a\.jsonl, line 2: not valid JSON"),
         ("r.jsonl", '{"text": "x", "reply": "y"}\n{"text": "x"}\n', r"r\.jsonl, line 2: expected .* \"reply\""),
         ("c.bio", "Ann\tB-PER\nLee\n", r"c\.bio, line 2: expected a word and a tag"),
+        ("c.bio", "a\tO\n\n1\tAnn\tB-PER\n2\tsaw\tO\n", r"c\.bio, line 3: the first column counts; the word has to come first"),
         ("c.bio", "Ann\tPERSON\n", r"c\.bio, line 1: .*'Ann\\tPERSON'"),
         ("n.csv", "text,label\na,b\n", r"n\.csv, line 2: expected the columns input and output, got text, label"),
         ("g.json", '[{"tokenized_text": ["a"], "ner": [[0]]}]', r"g\.json, record 1: a span is \[first, last, type\]"),

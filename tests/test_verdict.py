@@ -64,3 +64,5 @@ def test_a_reply_about_several_sentences_must_have_a_section_for_each():
     texts = (TEXT, "Berlin lies on the Spree.")
     assert verdict("### 1\nMarie Curie <> person\n### 2\nBerlin <> city", texts=texts) == ("ok", True)
     assert verdict("### 1\nMarie Curie <> person", texts=texts) == ("partial", False)
+    odd = (TEXT, "Berl\ufffdn lies on the Spree.")  # as text that is not UTF-8 is read
+    assert verdict("### 1\nMarie Curie <> person\n### 2\nBerl\ufffdn <> city", texts=odd) == ("ok", True)

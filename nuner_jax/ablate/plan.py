@@ -254,8 +254,8 @@ def make_stages(cache: Path, point: Point, resolved: Mapping[str, Any]) -> list[
 
 def dataset_identity(config: DatasetConfig) -> Any:
     """What a data set hangs on, besides the tokenizer. Raises InputError."""
-    from nuner_jax.dataset.builder import input_files
     from nuner_jax.dataset.manifest import NOT_IN_THE_MANIFEST
+    from nuner_jax.dataset.sentences import input_files
 
     inputs = [file_hash(name) for name in input_files(config.input)]
     return [{key: value for key, value in flat(cli.as_dict(config)).items() if key not in NOT_IN_THE_MANIFEST}, inputs]

@@ -27,12 +27,12 @@ def _run(words: list[str]) -> int | None:
     elif command not in ("", "parse"):
         raise InputError(f"there is no annotate {command}; there are annotate parse and annotate batch {'|'.join(BATCH)}")
     config = cli.parse(AnnotateConfig, words, prog=f"{PROG} {command}".strip())
+    try:
+        from nuner_jax.annotate import batch, stage
+    except ModuleNotFoundError as error:
+        raise InputError(f"annotating needs the package {error.name}: pip install 'nuner-jax[llm]'") from None
     if command.startswith("batch"):
-        from nuner_jax.annotate import batch
-
         return batch.run(command.removeprefix("batch "), config)
-    from nuner_jax.annotate import stage
-
     return stage.parse(config) if command == "parse" else stage.annotate(config)
 
 

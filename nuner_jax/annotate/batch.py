@@ -6,6 +6,7 @@ the next, and the server keeps our name of a batch, so that a run that is killed
 
 import asyncio
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,9 +28,16 @@ ENDED = ("completed", "expired", "failed", "cancelled")
 CHUNK = 200
 
 
+class GoneError(InputError):
+    """The server does not know what it was asked for."""
+
+
 def run(action: str, config: AnnotateConfig) -> int:
     """`annotate batch ACTION`. Returns the exit status."""
     check(config)
+    ledger_path = Path(config.out) / "ledger.sqlite"
+    if action in ("poll", "merge") and not ledger_path.is_file():
+        raise InputError(f"out: there is no ledger {ledger_path}")
     with stopped_by_sigterm(), open_ledger(config) as ledger:
         if action == "files":
             return files(ledger, config)
@@ -57,6 +65,8 @@ def files(ledger: Ledger, config: AnnotateConfig) -> int:
     folder = Path(config.out) / "batch"
     lines = ((request, request_line(config.llm, request)) for request in pending(ledger))
     total = 0
+    for path in folder.glob("requests-*.jsonl"):  # of an earlier call: some of theirs may be answered by now
+        path.unlink()
     for number, (requests, content) in enumerate(fill(lines, config.batch.max_requests, config.batch.max_bytes)):
         path = folder / f"requests-{number:05d}.jsonl"
         write_whole(path, content)
@@ -70,6 +80,8 @@ def merge(ledger: Ledger, config: AnnotateConfig) -> int:
     """Takes the result files of an offline runner into the ledger."""
     if not config.results:
         raise InputError("results: name the result files to merge: annotate batch merge --results FILE ...")
+    if json.loads(ledger.note("corpus") or "{}") == {}:
+        raise InputError(f"{config.out}: the corpus has not been read to its end; annotate batch files reads it")
     for name in config.results:
         counts = merge_file(ledger, Path(name), config, budget_of(ledger, config))
         print(f"{name}: {_told(counts)}")
@@ -96,16 +108,13 @@ async def submit(ledger: Ledger, client: Client, config: AnnotateConfig) -> bool
     table = BatchTable(ledger)
     begun = [batch for batch in table.rows() if batch["state"] in ("written", "uploaded")]
     if begun:
-        remote = await _remote_names(client)
+        remote = await _ask(client, lambda: _remote_names(client))
         for batch in begun:
             if batch["name"] in remote:
                 table.update(batch["id"], state="submitted", remote=remote[batch["name"]])
             else:
                 await _send(table, client, batch)
     budget = budget_of(ledger, config, config.batch.discount)
-    for batch in table.rows():
-        budget.spent_usd += batch["cost"] or 0.0
-        budget.spent_tokens += batch["tokens"] or 0
     estimate = Estimate()
     out_of_budget: list[int] = []
     lines = _within(budget, estimate, ledger, config, out_of_budget)
@@ -158,14 +167,10 @@ def _write(
 async def _remote_names(client: Client) -> dict[str, str]:
     """Our name -> the server's id, of every batch that the server has from us."""
     names: dict[str, str] = {}
-
-    async def collect() -> None:
-        async for remote in client.batches.list(limit=100):
-            name = (remote.metadata or {}).get("nuner_batch")
-            if name:
-                names[name] = remote.id
-
-    await _ask(client, collect)
+    async for remote in client.batches.list(limit=100):
+        name = (remote.metadata or {}).get("nuner_batch")
+        if name:
+            names[name] = remote.id
     return names
 
 
@@ -177,16 +182,22 @@ async def _send(table: BatchTable, client: Client, batch: dict[str, Any]) -> Non
         table.update(batch["id"], state="uploaded", input_file=uploaded.id)
         batch["input_file"] = uploaded.id
 
-    def create() -> Awaitable[Any]:
-        return client.batches.create(
+    tried = False
+
+    async def create() -> str:
+        nonlocal tried
+        if tried and (there := (await _remote_names(client)).get(batch["name"])):
+            return there  # the first try came through, only its answer was lost
+        tried = True
+        created = await client.batches.create(
             input_file_id=batch["input_file"],
             endpoint=ENDPOINT,
             completion_window="24h",
             metadata={"nuner_batch": batch["name"]},
         )
+        return created.id
 
-    created = await _ask(client, create)
-    table.update(batch["id"], state="submitted", remote=created.id)
+    table.update(batch["id"], state="submitted", remote=await _ask(client, create))
 
 
 async def _ask(client: Client, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -198,7 +209,7 @@ async def _ask(client: Client, call: Callable[[], Awaitable[Any]]) -> Any:
             raise InputError(f"{error.filename}: the batch's file is gone") from None
         except NotFoundError as error:
             hint = "annotate batch files writes files for offline runners"
-            raise InputError(f"{client.url} has no Batch API, or not this batch ({client.clean(str(error))}); {hint}") from None
+            raise GoneError(f"{client.url} has no Batch API, or not this batch ({client.clean(str(error))}); {hint}") from None
         except ApiError as error:
             outcome = client.explain(error)
             wait = getattr(outcome, "retry_after", None)
@@ -219,13 +230,19 @@ async def poll(ledger: Ledger, client: Client, config: AnnotateConfig) -> bool:
     """
     table = BatchTable(ledger)
     ended = 0
+    gone: list[GoneError] = []
     while True:
         running = 0
+        gone.clear()
         for batch in table.rows():
             if batch["state"] in ("written", "uploaded"):
                 say(f"{batch['name']}: not submitted yet: annotate batch submit")
                 continue
-            remote = await _ask(client, lambda batch=batch: client.batches.retrieve(batch["remote"]))
+            try:
+                remote = await _ask(client, lambda batch=batch: client.batches.retrieve(batch["remote"]))
+            except GoneError as error:  # the others may be fine
+                gone.append(GoneError(f"{batch['name']}: {error}"))
+                continue
             counts = remote.request_counts
             done = f", {counts.completed} of {counts.total} requests done, {counts.failed} failed" if counts else ""
             print(f"{batch['name']}: {remote.status}{done}", flush=True)
@@ -240,6 +257,8 @@ async def poll(ledger: Ledger, client: Client, config: AnnotateConfig) -> bool:
     left = ledger.states()["pending"]
     if left:
         say(f"{left} requests have no reply and are in no batch: annotate batch submit, or annotate")
+    if gone:
+        raise gone[0]
     return ended > 0
 
 

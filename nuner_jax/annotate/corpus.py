@@ -166,6 +166,8 @@ def _read_tfds(path: str, counts: Counter[str]) -> Iterator[Document]:
         raise InputError(f"corpus.path {folder}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
     except (ValueError, KeyError) as error:
         raise InputError(f"corpus.path {path}: no split {split!r} ({str(error).splitlines()[0]})") from None
+    if not instructions:
+        raise InputError(f"corpus.path {path}: {split!r} selects no record")
     if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
         records = _tfrecords(instructions, builder.info.features.deserialize_example_np)
     else:

@@ -223,6 +223,7 @@ class Sender:
         if final or sent >= self._config.max_tries:
             self.counts["refused" if final else "given up"] += 1
             self._progress.add(int(final))
+            await self._store()  # the verdict on an earlier reply may still be under way, and refuses only what is pending
             await self._in_thread(self._ledger.refuse, [(request.id, outcome.reason, final)])
             return True
         backoff = min(LONGEST_BACKOFF, 0.5 * 2 ** (sent - 1)) * random.uniform(0.5, 1.0)

@@ -18,6 +18,7 @@ import yaml
 
 from nuner_jax import cli
 from nuner_jax.annotate import annotations, filters, prompt, report
+from nuner_jax.annotate.batch_table import BatchTable
 from nuner_jax.annotate.budget import Budget, dollars, price_of
 from nuner_jax.annotate.client import Client
 from nuner_jax.annotate.corpus import list_files, read_corpus
@@ -81,6 +82,8 @@ def check(config: AnnotateConfig) -> None:
         value = attrgetter(key)(config)
         if value is not None and (value < 0 or (value == 0 and key in POSITIVE)):
             raise InputError(f"{key}: must {'be above 0' if key in POSITIVE else 'not be below 0'}, got {value}")
+    if not -(2**63) <= config.corpus.seed < 2**63:
+        raise InputError(f"corpus.seed: {config.corpus.seed} does not fit in 64 bits")
     if not llm.model:
         raise InputError("llm.model: name a model")
     taken = {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "stream", "n"} & set(llm.extra_body)
@@ -170,10 +173,14 @@ def fingerprint(config: AnnotateConfig) -> str:
 
 
 def budget_of(ledger: Ledger, config: AnnotateConfig, share: float = 1.0) -> Budget:
-    """The budget with everything in it that was ever paid with this ledger; prices at a share of the list's."""
+    """The budget with everything in it that was ever paid with this ledger, and what batches under way will cost; prices at a
+    share of the list's."""
     price = price_of(config.llm.model, config.llm.price_in, config.llm.price_out)
     usd, *tokens = ledger.spent()
-    return Budget(price and price.times(share), config.budget.usd, config.budget.tokens, usd, sum(tokens))
+    batches = BatchTable(ledger).rows()
+    usd += sum(batch["cost"] or 0.0 for batch in batches)
+    reserved = sum(batch["tokens"] or 0 for batch in batches)
+    return Budget(price and price.times(share), config.budget.usd, config.budget.tokens, usd, sum(tokens) + reserved)
 
 
 def waiting(ledger: Ledger) -> int:
@@ -219,6 +226,7 @@ def finish(ledger: Ledger, out: Path) -> None:
     states = ledger.states()
     for state, error, count in ledger.errors():
         dropped[f"request: {state}, {error}"] += count
+    dropped["request: answered, not judged yet (annotate goes on)"] += states["received"]
     usd, prompt_tokens, completion_tokens = ledger.spent()
     terms = ledger.terms()
     facts = {

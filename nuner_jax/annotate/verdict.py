@@ -46,7 +46,7 @@ def judge(texts: Sequence[str], reply: str, finish_reason: str, completion_token
         return Verdict("cut", used_up and len(reply) >= MIN_CHARS_PER_TOKEN * max_tokens)
     if not reply.strip():
         return Verdict("empty", False)
-    if any(c not in text for c in set(_BROKEN.findall(reply)) for text in texts):
+    if any(all(c not in text for text in texts) for c in set(_BROKEN.findall(reply))):
         return Verdict("garbled", False)
     sections = split_reply(reply, len(texts))
     found = named = 0

@@ -52,7 +52,7 @@ class ServerConfig:
     """Input and output together; 0: no limit of ours."""
     connect_timeout: float = 10.0
     """Seconds until a connection must stand. A server that nobody has reached by then ends the run."""
-    read_timeout: float = 60.0
+    read_timeout: float = 180.0
     """Seconds without a byte from the server."""
     total_timeout: float = 180.0
     """Seconds for one request from first to last."""

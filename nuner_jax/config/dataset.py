@@ -17,7 +17,8 @@ class DatasetConfig:
     """Files, patterns or addresses (gs://...): annotated JSON lines, recorded replies ({"text", "reply"}), NuNER CSV, Pile-NER, GLiNER
     JSON, CoNLL; demo: the bundled corpus. Each kind's licence goes into the manifest."""
     merge: Literal["none", "union", "agreement"] = "none"
-    """Where each input is another annotator of the same texts: all that any of them marked, or the spans that all of them marked."""
+    """Where each input (a file, or a pattern for several) is another annotator of the same texts: all that any of them marked, or the
+    spans that all of them marked."""
     out: str = "data"
     """TFDS data_dir to write; the data set is OUT/nuner/1.0.0."""
     recipe: Recipe = "nuner_jax"

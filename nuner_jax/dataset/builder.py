@@ -18,11 +18,9 @@ from nuner_jax.config import DatasetConfig
 from nuner_jax.dataset import concepts, records
 from nuner_jax.dataset.backend import load_backend
 from nuner_jax.dataset.manifest import build_manifest, describe_input, save_manifest
-from nuner_jax.dataset.sentences import Built
+from nuner_jax.dataset.sentences import Built, input_files
 from nuner_jax.dataset.summary import write_summary
-from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
-from nuner_jax.lists import Strs
 from nuner_jax.pretrained import resolve
 
 LEAST = {"mentions_per_row": 1, "min_concept_count": 0, "num_concepts": 0, "num_groups": 0, "num_workers": 0, "limit": 0}
@@ -52,7 +50,8 @@ def build_remotely(config: DatasetConfig) -> str:
 
 def write(config: DatasetConfig, folder: Path, shards: str) -> None:
     """Writes the shards to the path or address `shards`, and all else to `folder`."""
-    config = replace(config, input=input_files(config.input))
+    paths = input_files(config.input)
+    config = config if config.merge != "none" else replace(config, input=paths)  # merged, each word is an annotator
     backend = load_backend(config.tokenizer)
     if config.max_concept_length <= backend.num_special:
         room = f"leaves no room beside the {backend.num_special} special tokens of {config.tokenizer}"
@@ -66,15 +65,15 @@ def write(config: DatasetConfig, folder: Path, shards: str) -> None:
 
         built = build_locally(config, backend, folder)
     if not built.sentences:
-        raise InputError(f"{', '.join(config.input)}: no sentence to train on ({dict(built.dropped)})")
+        raise InputError(f"{', '.join(paths)}: no sentence to train on ({dict(built.dropped)})")
     if not built.mentions:
-        raise InputError(f"{', '.join(config.input)}: no mention to learn from ({dict(built.dropped)})")
+        raise InputError(f"{', '.join(paths)}: no mention to learn from ({dict(built.dropped)})")
     records.write_metadata(folder, config.row_length, config.mentions_per_row, built.shards)
     concepts.save_table(folder / "concepts.jsonl", built.table)
     manifest = build_manifest(
         config,
         backend,
-        inputs=[describe_input(path, built.read[path]) for path in config.input],
+        inputs=[describe_input(path, built.read[path]) for path in paths],
         counts=counts_of(built),
         rows={split: sum(count for count, _ in sizes) for split, sizes in built.shards.items()},
         dropped=built.dropped,
@@ -89,12 +88,6 @@ def counts_of(built: Built) -> dict[str, int]:
     return {"sentences": built.sentences, "mentions": built.mentions, "concepts": concepts_, "tokens": tokens}
 
 
-def input_files(names: Strs) -> Strs:
-    """The files that names, patterns and addresses stand for; a name that stands for none is kept, and fails when it is read."""
-    found = [[str(REPLIES)] if name == "demo" else files.matching(name) or [name] for name in names]
-    return Strs(path for paths in found for path in paths)
-
-
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` at the end; after an error there is nothing of it.
@@ -104,13 +97,18 @@ def replaced(folder: Path) -> Iterator[Path]:
     partial_folder = folder.with_name(folder.name + ".partial")
     new = [parent for parent in folder.parents if not parent.exists()]
     try:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        partial_folder.mkdir(parents=True)
-        yield partial_folder
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial_folder, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.held_folder(folder.parent):
+            shutil.rmtree(partial_folder, ignore_errors=True)
+            try:
+                partial_folder.mkdir()
+                yield partial_folder
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(partial_folder, folder)
+            except BaseException:
+                shutil.rmtree(partial_folder, ignore_errors=True)
+                raise
     except BaseException as error:
-        shutil.rmtree(partial_folder, ignore_errors=True)
         for parent in new:
             with suppress(OSError):
                 parent.rmdir()

@@ -59,7 +59,7 @@ def detect(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
     if suffix == ".csv":
         return "nuner"
-    if suffix in (".bio", ".conll", ".conllu", ".iob", ".iob2", ".tsv"):
+    if suffix in (".bio", ".conll", ".iob", ".iob2", ".tsv"):
         return "conll"
     _, record = next(_json_records(path), ("", {}))
     if not isinstance(record, dict):
@@ -197,17 +197,23 @@ def _read_conll(path: str, counts: Counter[str]) -> Iterator[AnnotatedText]:
     """Columns with the word first and its IOB2 tag last; a blank line ends a sentence. IOB1 and BIOES are turned into IOB2."""
     words: list[str] = []
     tags: list[str] = []
+    many = True  # columns in each line of the sentence
     try:
         with open_text(path) as file:
             for number, line in enumerate(itertools.chain(_without_mark(file), [""]), start=1):
                 columns = line.rstrip("\r\n").split("\t") if "\t" in line else _BLANKS.split(line.strip(" \r\n"))
                 if not "".join(columns).strip():
+                    if len(words) > 1 and many and words == [str(n) for n in range(1, len(words) + 1)]:
+                        raise InputError(
+                            f"{path}, line {number - len(words)}: the first column counts; the word has to come first"
+                        )
                     if words:
                         yield _from_words(words, [(s.start, s.end, s.type) for s in spans_from_tags(_iob2(tags))], counts)
-                    words, tags = [], []
+                    words, tags, many = [], [], True
                 elif len(columns) > 1 and _TAG.fullmatch(columns[-1].strip()):
                     if columns[0] != "-DOCSTART-":
                         words.append(columns[0])
+                        many = many and len(columns) > 2
                         tags.append(columns[-1].strip())
                 elif not line.startswith("# "):  # else a comment
                     raise InputError(

@@ -19,8 +19,10 @@ from nuner_jax.dataset.importers import LINE_FORMATS, detect, parse_lines, read_
 from nuner_jax.dataset.merge import merge_texts
 from nuner_jax.dataset.packing import TokenSpans, fill_rows, pack
 from nuner_jax.dataset.tokenize import TextTokenizer
+from nuner_jax.demo import REPLIES
 from nuner_jax.errors import InputError
-from nuner_jax.files import open_raw
+from nuner_jax.files import matching, open_raw
+from nuner_jax.lists import Strs
 from nuner_jax.schema import AnnotatedText
 
 HASH_BYTES = 16
@@ -72,8 +74,15 @@ class Built:
     read: Counter[str] = field(default_factory=Counter)  # texts by path
 
 
+def input_files(names: Sequence[str]) -> Strs:
+    """The files that names, patterns and addresses stand for; a name that stands for none is kept, and fails when it is read."""
+    found = [[str(REPLIES)] if name == "demo" else matching(name) or [name] for name in names]
+    return Strs(path for paths in found for path in paths)
+
+
 def read_chunks(config: DatasetConfig, paths: Sequence[str], dropped: Counter[str], read: Counter[str]) -> Iterator[Chunk]:
-    """The sentences of the input files in order, merged if so configured, the first config.limit of them.
+    """The sentences of the input files in order, or of each annotator's (a word or pattern of config.input) merged if so configured;
+    the first config.limit of them.
 
     What is parsed here is counted in `read` by path, and its drops in `dropped`; chunks of lines are counted by encode_chunk.
     """
@@ -82,9 +91,16 @@ def read_chunks(config: DatasetConfig, paths: Sequence[str], dropped: Counter[st
             kind = detect(path)
             yield from _line_chunks(path, kind) if kind in LINE_FORMATS else _text_chunks(_counted(path, dropped, read))
         return
-    files = [_counted(path, dropped, read) for path in paths]
+
+    def texts_of(paths: Sequence[str]) -> Iterator[AnnotatedText]:
+        return chain.from_iterable(_counted(path, dropped, read) for path in paths)
+
     how = config.merge
-    texts = chain.from_iterable(files) if how == "none" else reduce(lambda a, b: merge_texts(a, b, how, dropped), files)
+    if how == "none":
+        texts = texts_of(paths)
+    else:  # a word may be a pattern: the shards of one annotator
+        annotators = [texts_of(input_files([word])) for word in paths]
+        texts = reduce(lambda a, b: merge_texts(a, b, how, dropped), annotators)
     yield from _text_chunks(islice(texts, config.limit) if config.limit else texts)
 
 
