@@ -15,12 +15,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def fit(config: FitConfig) -> None:
     """Writes the folder config.out and tells what was learnt. Raises InputError."""
+    from nuner_jax.evaluate.ranges import check_ranges
     from nuner_jax.inference.examples import read_examples
     from nuner_jax.inference.nuner import NuNER, check_target
 
     if not config.examples:
         raise InputError("examples: name a file of examples, --examples FILE")
     check_target(config.out)  # before the work
+    check_ranges("frozen", config.frozen)
+    check_ranges("finetune", config.finetune)
     examples = read_examples(config.examples)
     ner = NuNER.from_pretrained(config.model).fit(
         examples,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nuner_jax import cli
 from nuner_jax.config import PredictConfig
 from nuner_jax.errors import InputError
+from nuner_jax.schema import is_unicode
 
 if TYPE_CHECKING:
     from nuner_jax.inference.entities import Entity
@@ -86,6 +87,8 @@ def record(line: str, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise InputError(f'{where}: expected a JSON object with "text"')
+    if not is_unicode(json.dumps(row, ensure_ascii=False)):
+        raise InputError(f"{where}: half of a surrogate pair, which is not valid Unicode")
     return row
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from llm_serving import annotate, demo_rows, serve
 
+import nuner_jax.annotate
 from nuner_jax.schema import read_annotated
 
 KEY = "sk-test-1234567890abcdef"
@@ -255,6 +256,7 @@ def test_requests_that_the_server_keeps_failing_are_left_for_the_next_run(tmp_pa
         (["--llm.concurrency", "0"], "llm.concurrency"),
         (["--corpus.per_document=-1"], "corpus.per_document: must not be below 0, got -1"),
         (["--batch.max_requests", "0"], "batch.max_requests: must be above 0, got 0"),
+        (["--corpus.seed", str(2**63)], f"corpus.seed: {2**63} does not fit in 64 bits"),
         (["--llm.extra_body", '{"model": "x"}'], "llm.extra_body"),
         (["--llm.modle", "x"], "llm.modle"),
         (["--llm.price_in", "null"], "price_in"),
@@ -273,6 +275,15 @@ def test_bad_input_is_one_line(tmp_path, capsys, flags, words_):
     text = capsys.readouterr().err.strip()
     assert "Traceback" not in text
     assert words_ in text.splitlines()[-1]
+
+
+def test_a_missing_extra_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)  # as if it were not installed
+    for name in ("client", "stage", "batch"):
+        monkeypatch.delitem(sys.modules, f"nuner_jax.annotate.{name}", raising=False)
+        monkeypatch.delattr(nuner_jax.annotate, name, raising=False)
+    assert annotate(*words(corpus(tmp_path / "c.jsonl", 3), tmp_path / "out", "http://localhost:9")) == 2
+    assert "annotating needs the package openai: pip install 'nuner-jax[llm]'" in one_line(capsys)
 
 
 def test_a_forecast_beside_what_is_no_ledger_is_one_line(tmp_path, capsys):

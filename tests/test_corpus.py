@@ -211,6 +211,8 @@ def test_splits_and_parts_of_splits(prepared):
     whole = read(prepared)[0]
     assert [d.text for d in read(f"{prepared}#train[2:5]")[0]] == [d.text for d in whole[2:5]]
     assert len(read(f"{prepared}#train[:50%]")[0]) == 4
+    with pytest.raises(InputError, match=r"'train\[:1%\]' selects no record"):
+        read(f"{prepared}#train[:1%]")
     with pytest.raises(InputError, match=r"no split 'test'"):
         read(f"{prepared}#test")
 

@@ -153,6 +153,15 @@ def test_changed_settings_and_weights_are_refused_by_name(world, tmp_path, capsy
     assert "state of the encoder" in capsys.readouterr().err
 
 
+def test_support_sets_of_an_earlier_run_are_not_written_over(world, tmp_path, capsys):
+    few, one = ["--ks", "4", "--seeds", "1"], ["base=ONE"]
+    assert run(main, arguments(world, tmp_path, *few, encoders=one)) == 0
+    before = (tmp_path / "samples.jsonl").read_text()
+    assert run(main, arguments(world, tmp_path, *few, encoders=one, tasks=["toy=TEST,TEST"])) == 2
+    assert "task toy, k=4, seed=0 is another support set" in capsys.readouterr().err
+    assert (tmp_path / "samples.jsonl").read_text() == before
+
+
 def test_samples_of_another_system_can_be_used(world, done, tmp_path):
     (tmp_path / "samples.jsonl").write_text('{"task": "toy", "k": 1, "seed": 0, "indices": [3, 5]}\n', encoding="utf8")
     more = ["--samples", str(tmp_path / "samples.jsonl"), "--ks", "1", "--seeds", "1"]
@@ -171,6 +180,8 @@ def test_samples_of_another_system_can_be_used(world, done, tmp_path):
         (["--sedes", "3"], {}, "seeds"),
         ([], {"encoders": ["a=ONE", "a=ONE"]}, "given twice"),
         (["--samples", "missing.jsonl"], {}, "missing.jsonl: cannot be read"),
+        (["--predictions", "x=missing.jsonl"], {}, "missing.jsonl: cannot be read"),
+        (["--llms", "gpt=fwe:gpt"], {}, "expected NAME=KIND:MODEL"),
     ],
 )
 def test_bad_input_ends_with_one_line(world, tmp_path, capsys, more, lists, message):

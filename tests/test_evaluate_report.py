@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from nuner_jax.errors import InputError
 from nuner_jax.evaluate import html, tables
 from nuner_jax.evaluate.report import markdown_report, write_report
-from nuner_jax.evaluate.results import Results
+from nuner_jax.evaluate.results import Results, read_rows
 from nuner_jax.evaluate.summary import AVERAGE, Summary, estimate, labelled
+from nuner_jax.export.card import scores
+from nuner_jax.schema import write_json_lines
 
 
 def row(system, task, k, seed, score, **more):
@@ -49,6 +52,35 @@ def test_averages_over_tasks_are_taken_seed_by_seed(rows):
     gain = summary.difference("ours", "base", AVERAGE, 4)
     assert gain.mean == pytest.approx(0.11)
     assert gain.deviation == pytest.approx(np.std([0.10, 0.12], ddof=1))
+
+
+def test_what_was_measured_on_other_sentences_is_no_pair(rows):
+    for one in rows:
+        one["sample_hash"] = f"{one['task']} {one['seed']}"
+        if one["system"] == "ours" and one["seed"] == 1:
+            one["sample_hash"] += " of another sampling"
+    summary = Summary(rows, "token_macro_f1")
+    assert summary.difference("ours", "base", "one", 4).count == 1
+    assert summary.difference("ours", "base", AVERAGE, 4).count == 1
+
+
+def test_one_name_for_two_encoders_is_refused(rows, tmp_path):
+    for name, change in (("a", {}), ("b", {"encoder_hash": "f" * 64, "k": 64})):
+        (tmp_path / name).mkdir()
+        write_json_lines(tmp_path / name / "results.jsonl", [{**one, **change} for one in rows])
+    assert len(read_rows([tmp_path / "a", tmp_path / "a"])) == len(rows)
+    with pytest.raises(InputError, match=r"b: base on one is not that of .*a: another state of the encoder"):
+        read_rows([tmp_path / "a", tmp_path / "b"])
+    write_json_lines(tmp_path / "b" / "results.jsonl", [{k: v for k, v in rows[0].items() if k != "seed"}])
+    with pytest.raises(InputError, match=r"results\.jsonl, line 1: not a result row \(it has no 'seed'\)"):
+        read_rows([tmp_path / "b"])
+
+
+def test_the_model_card_keeps_heads_apart(rows, tmp_path):
+    write_json_lines(tmp_path / "r.jsonl", [*rows, *({**one, "head": "discriminant", "token_macro_f1": 0.9} for one in rows)])
+    table = "\n".join(scores(str(tmp_path / "r.jsonl")))
+    assert "| ours (discriminant), frozen, layers [-1] | 90.0 ± 0.0 |" in table
+    assert "| ours (linear), frozen, layers [-1] | 44.0 ± 4.2 |" in table
 
 
 def test_an_average_needs_every_task(rows):

@@ -155,7 +155,8 @@ def test_the_code_on_the_card_runs(exported, monkeypatch):
 
 def test_scores_on_the_card(workdir, tmp_path):
     row = {"task": "t", "k": 1, "protocol": "frozen", "layers": [-1], "system": "nuner"}
-    rows = [{**row, "token_macro_f1": 0.5}, {**row, "token_macro_f1": 0.6}, {**row, "system": "base", "token_macro_f1": 0.25}]
+    rows = [{**row, "seed": seed, "token_macro_f1": score} for seed, score in enumerate((0.5, 0.6))]
+    rows.append({**row, "seed": 0, "system": "base", "token_macro_f1": 0.25})
     write_json_lines(tmp_path / "results.jsonl", rows)
     config = ExportConfig(str(workdir), out=str(tmp_path / "hf"), results=str(tmp_path / "results.jsonl"))
     card = (export.export_run(config) / "README.md").read_text()
@@ -183,6 +184,10 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_not(workdir, tmp_pat
     assert not (out / "stale").exists()
     assert json.loads((out / "nuner.json").read_text())["step"] == 5
     (out / "nuner.json").unlink()
+    with pytest.raises(InputError, match="was not written by this command"):
+        export.export_run(ExportConfig(str(workdir), out=str(out)))
+    (out / "nuner.json").touch()
+    (out / "head.json").touch()  # a recogniser that was fitted on an export
     with pytest.raises(InputError, match="was not written by this command"):
         export.export_run(ExportConfig(str(workdir), out=str(out)))
     (tmp_path / "file").touch()

@@ -74,6 +74,9 @@ def test_transformers_and_onnx_runtime_alone_give_the_entities_of_predict(recogn
     scores = [e.score for entities in ner.predict(TEXTS) for e in entities]
     np.testing.assert_allclose([e[3] for entities in found for e in entities], scores, atol=1e-4)
     assert NuNER.from_pretrained(tmp_path / "hf").predict(TEXTS) == ner.predict(TEXTS)
+    told = [hf.read_json(tmp_path / name / "config.json") for name in ("hf", "onnx")]
+    assert told[0]["id2label"] == told[1]["id2label"]
+    assert list(told[1]["id2label"].values()) == ["O", *ner.labels]
 
 
 def test_a_head_that_a_token_classifier_cannot_hold_is_refused(tiny_encoder, tmp_path, capsys):

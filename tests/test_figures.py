@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,7 @@ def test_directories_are_recognised_themselves_and_one_level_up(runs):
     }
     assert stage.find([str(runs / "data" / "nuner" / "1.0.0")])[0][1] == "dataset"
     assert stage.names_of([runs / "data" / "nuner" / "1.0.0"]) == ["data"]
+    assert stage.names_of([Path("/r/enc-1.0.0"), Path("/r/enc-1.0.1")]) == ["enc-1.0.0", "enc-1.0.1"]
 
 
 def test_directories_of_one_name_are_told_apart_and_one_that_is_named_twice_counts_once(runs, tmp_path):

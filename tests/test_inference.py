@@ -18,6 +18,7 @@ from nuner_jax.errors import InputError
 from nuner_jax.inference.entities import Candidates, Units, above, best, entities_of
 from nuner_jax.inference.examples import read_examples
 from nuner_jax.inference.heads import Head, calibrate
+from nuner_jax.inference.nuner import _decide
 from nuner_jax.inference.words import words_of
 from nuner_jax.schema import TaggedSentence
 
@@ -186,6 +187,13 @@ def test_a_lower_threshold_finds_no_fewer_words(ner):
     assert len(words(0.0)) > len(words(0.99))
 
 
+def test_what_is_likelier_than_no_label_is_found_whether_labels_may_overlap_or_not():
+    scores, none = np.float32([[0.4, 0.3], [0.2, 0.1], [0.35, 0.3]]), np.float32([0.3, 0.7, 0.2])
+    flat, free = (_decide(scores, none, None, flat) for flat in (True, False))
+    assert list(zip(flat.unit, flat.label, strict=True)) == [(0, 0), (2, 0)]
+    assert list(zip(free.unit, free.label, strict=True)) == [(0, 0), (2, 0), (2, 1)]
+
+
 def test_labels_are_scored_by_the_concept_encoder_and_may_overlap(ner):
     texts = ["the alpha sees food"]
     flat = ner.predict(texts, labels=["person", "city"], threshold=0.0)[0]
@@ -229,6 +237,7 @@ def test_any_family_of_encoders_learns_and_keeps_offsets(make, tmp_path):
         ({"texts": ["a"], "labels": ["  "]}, "every label needs a name"),
         ({"texts": ["a", "b \ud800"]}, "text 1 has half of a surrogate pair"),
         ({"texts": ["a"], "labels": ["x\ud800"]}, "labels: half of a surrogate pair"),
+        ({"texts": ["a"], "labels": {"x": "y\ud800"}}, "labels: half of a surrogate pair"),
     ],
 )
 def test_a_bad_argument_is_one_clear_line(ner, arguments, message):

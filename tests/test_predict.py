@@ -77,16 +77,22 @@ def test_labels_by_commas_or_from_a_file(tmp_path):
         (["predict", "{a}", "--model", "{model}", "--threshold", "7"], "threshold 7.0 is not between 0 and 1"),
         (["predict", "{bad}", "--model", "{model}"], "bad.jsonl, line 2: not valid JSON"),
         (["predict", "{no}", "--model", "{model}"], 'no.jsonl, line 1: expected a JSON object with "text"'),
+        (["predict", "{half}", "--model", "{model}"], "half.jsonl, line 2: half of a surrogate pair"),
         (["predict", "{a}", "--model", "{model}", "--labels", "{no}.json"], "cannot be read"),
         (["fit"], "name a file of examples"),
         (["fit", "--examples", "{a}"], "none of 1 examples has a mention"),
         (["fit", "--examples", "{a}", "--out", "{dir}"], "was not written by save"),
+        (["fit", "--examples", "{a}", "--out", "."], "name a folder that can be replaced as a whole"),
+        (["fit", "--examples", "{a}", "--finetune.batch_size", "0"], "finetune.batch_size 0 is below 1"),
+        (["fit", "--examples", "{spans}"], "line 1: half of a surrogate pair"),
     ],
 )
 def test_bad_input_is_one_line(argv, message, model, tmp_path, capsys):
-    files = {"a": "a.txt", "bad": "bad.jsonl", "no": "no.jsonl"}
+    files = {"a": "a.txt", "bad": "bad.jsonl", "no": "no.jsonl", "half": "half.jsonl", "spans": "spans.jsonl"}
     (tmp_path / "a.txt").write_text("hello\n")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text"\n')
+    (tmp_path / "half.jsonl").write_text('{"text": "a"}\n{"text": "b \\ud800", "entities": []}\n')
+    (tmp_path / "spans.jsonl").write_text('{"text": "b \\ud800", "spans": [[0, 1, "letter"]]}\n')
     (tmp_path / "no.jsonl").write_text('{"words": "a"}\n')
     known = {name: str(tmp_path / file) for name, file in files.items()} | {"model": model, "dir": str(tmp_path)}
     capsys.readouterr()

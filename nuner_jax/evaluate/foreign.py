@@ -64,12 +64,20 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf8")
 
 
+def parse(spec: str) -> tuple[str, str]:
+    """NAME=FILE.jsonl. Raises InputError, also if the file is not there."""
+    name, equals, path = spec.partition("=")
+    if not name or not equals or not path:
+        raise InputError(f"predictions {spec!r}: expected NAME=FILE.jsonl")
+    if not Path(path).is_file():
+        raise InputError(f"{path}: cannot be read (No such file or directory)")
+    return name, path
+
+
 def run(config: EvaluateConfig, tasks: Sequence[Task], samples: Mapping[str, Samples], results: Results) -> None:
     """The rows of config.predictions. Raises InputError with file and line."""
     for spec in config.predictions:
-        name, equals, path = spec.partition("=")
-        if not name or not equals or not path:
-            raise InputError(f"predictions {spec!r}: expected NAME=FILE.jsonl")
+        name, path = parse(spec)
         groups = read_predictions(Path(path), {task.name: task for task in tasks})
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         for task in tasks:

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,12 @@ from nuner_jax.evaluate import metrics
 from nuner_jax.evaluate.cache import cache_folder, keep_programs
 from nuner_jax.evaluate.encoders import NamedEncoder
 from nuner_jax.evaluate.k_shot import shortfall
+from nuner_jax.evaluate.ranges import check_ranges
 from nuner_jax.evaluate.results import Results, Row
 from nuner_jax.evaluate.rows import cell_base, scored, store
 from nuner_jax.evaluate.samples import Cell, Samples, draw, read_samples, write_samples
 from nuner_jax.evaluate.tasks import Task, limited, load_tasks
 from nuner_jax.files import held
-
-LEAST = {
-    **dict.fromkeys(("finetune.num_epochs", "finetune.batch_size"), 1),
-    **dict.fromkeys(("limit_test", "prompt_examples", "finetune.parallel_seeds", "head.num_steps"), 0),
-    **dict.fromkeys(("head.learning_rate", "head.weight_decay", "finetune.learning_rate", "finetune.head_learning_rate"), 0),
-    **dict.fromkeys(("finetune.weight_decay", "finetune.clip_norm", "finetune.warmup_fraction", "finetune.dropout"), 0),
-}
-MOST = {"finetune.warmup_fraction": 1, "finetune.dropout": 0.99}
-"""The least and the greatest value that can be used."""
 
 
 def run(config: EvaluateConfig) -> Results:
@@ -41,6 +32,13 @@ def run(config: EvaluateConfig) -> Results:
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise InputError(f"{what} name {twice[0]!r} is given twice; use NAME=...")
+    if config.llms or config.predictions:  # told before the encoders, which may take hours
+        from nuner_jax.evaluate import foreign, llm
+
+        for spec in config.llms:
+            llm.Prompted.parse(spec)
+        for spec in config.predictions:
+            foreign.parse(spec)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with held(out / "results.jsonl"):  # rows are kept in memory and written whole: a second process would write over them
@@ -79,12 +77,11 @@ def check(config: EvaluateConfig) -> None:
         raise InputError("encoders (or llms, or predictions), tasks and ks each need at least one value")
     if min(config.ks) < 1 or config.seeds < 1:
         raise InputError(f"ks {','.join(map(str, config.ks))} and seeds {config.seeds} must be 1 or more")
-    for key in LEAST:
-        value = attrgetter(key)(config)
-        if value < LEAST[key]:
-            raise InputError(f"{key} {value} is below {LEAST[key]}")
-        if key in MOST and value > MOST[key]:
-            raise InputError(f"{key} {value} is above {MOST[key]}")
+    for key in ("limit_test", "prompt_examples"):
+        if getattr(config, key) < 0:
+            raise InputError(f"{key} {getattr(config, key)} is below 0")
+    check_ranges("head", config.head)
+    check_ranges("finetune", config.finetune)
 
 
 def describe(task: Task, config: EvaluateConfig) -> None:

@@ -11,6 +11,8 @@ from nuner_jax.schema import read_json_lines, write_json_lines
 Row = dict[str, Any]
 KEY = ("system", "task", "protocol", "layers", "head", "labels", "sampling", "k", "seed")
 """What tells rows apart."""
+NEEDED = ("system", "task", "protocol", "k", "seed")
+"""What no row can be without."""
 TRACE = ("test_sentences", "encoder_hash", "data_hash", "sample_hash", "settings")
 """What must agree for a stored row to count as done: everything else that moves numbers."""
 
@@ -28,7 +30,9 @@ class Results:
         self.rows: dict[str, Row] = {}
         self.added = 0  # rows that this run has made
         if self.path.is_file():
-            self.rows = {key(row): row for _, row in read_json_lines(self.path)}
+            for number, row in read_json_lines(self.path):
+                check_row(row, self.path, number)
+                self.rows[key(row)] = row
 
     def has(self, row: Row) -> bool:
         """Whether this cell is done. Raises InputError that names what differs if it was done with other data or settings."""
@@ -51,6 +55,13 @@ class Results:
         write_json_lines(self.path, self.rows.values())
 
 
+def check_row(row: Any, path: Path, number: int) -> None:
+    """Raises InputError for what is no result row."""
+    missing = next((name for name in NEEDED if name not in row), None) if isinstance(row, dict) else "system"
+    if missing:
+        raise InputError(f"{path}, line {number}: not a result row (it has no {missing!r})")
+
+
 def _difference(name: str, done: Any, asked: Any) -> str:
     if isinstance(done, dict) and isinstance(asked, dict):
         changed = sorted(k for k in done.keys() | asked.keys() if done.get(k) != asked.get(k))
@@ -61,14 +72,23 @@ def _difference(name: str, done: Any, asked: Any) -> str:
 
 
 def read_rows(folders: Sequence[str | Path]) -> list[Row]:
-    """The rows of several result directories, first come first kept. Raises InputError if one has none."""
+    """The rows of several result directories, each cell once. Raises InputError if one has none, or if a system of one name is
+    another one, or was measured otherwise, elsewhere."""
     rows: dict[str, Row] = {}
+    encoders: dict[str, tuple[Any, Any]] = {}  # system -> (what it is, where it was seen first)
     for folder in folders:
         path = Path(folder) / "results.jsonl"
         if not path.is_file():
             raise InputError(f"{folder}: holds no results.jsonl")
-        for _, row in read_json_lines(path):
-            rows.setdefault(key(row), row)
+        for number, row in read_json_lines(path):
+            check_row(row, path, number)
+            known, first = encoders.setdefault(row["system"], (row.get("encoder_hash"), folder))
+            done = rows.setdefault(key(row), row)
+            differs = next((name for name in TRACE if done.get(name) != row.get(name)), None)
+            differs = "encoder_hash" if known != row.get("encoder_hash") else differs
+            if differs:
+                what = _difference(differs, done.get(differs), row.get(differs))
+                raise InputError(f"{folder}: {row['system']} on {row['task']} is not that of {first}: another {what}")
     if not rows:
         raise InputError(f"{', '.join(map(str, folders))}: no result rows")
     return list(rows.values())

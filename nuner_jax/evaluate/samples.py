@@ -27,10 +27,14 @@ def read_samples(path: str) -> dict[str, Samples]:
 
 
 def write_samples(path: Path, samples: dict[str, Samples]) -> None:
-    """Adds the samples to those of earlier runs in the same directory."""
+    """Adds the samples to those of earlier runs in the same directory. Raises InputError if those had others for the same cell."""
     merged = read_samples(str(path)) if path.is_file() else {}
     for task, cells in samples.items():
-        merged.setdefault(task, {}).update(cells)
+        there = merged.setdefault(task, {})
+        for (k, seed), indices in cells.items():
+            if there.setdefault((k, seed), indices) != indices:
+                where = f"{path}: task {task}, k={k}, seed={seed}"
+                raise InputError(f"{where} is another support set (of other data, sampling or samples); use another --out")
     cells = ((task, k, seed, indices) for task, drawn in merged.items() for (k, seed), indices in sorted(drawn.items()))
     write_json_lines(path, ({"task": t, "k": k, "seed": seed, "indices": indices} for t, k, seed, indices in cells))
 

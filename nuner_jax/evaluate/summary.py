@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -9,6 +10,8 @@ from scipy.special import stdtrit
 from nuner_jax.evaluate.results import Row
 
 VARIANTS = ("protocol", "layers", "head", "labels", "sampling")
+PAIRED = ("sample_hash", "data_hash", "test_sentences")
+"""What two rows have in common where their difference is that of the systems."""
 AVERAGE = "average"
 """Stands for the mean over tasks where a task is named."""
 
@@ -53,9 +56,12 @@ class Summary:
 
     def __init__(self, rows: Iterable[Row], metric: str):
         self.cells: dict[tuple[str, str, int], dict[int, float]] = {}
+        self.same: dict[tuple[str, str, int], dict[int, tuple[Any, ...]]] = {}  # what pairs must have in common
         for label, row in labelled(rows):
             if metric in row:
-                self.cells.setdefault((label, row["task"], row["k"]), {})[row["seed"]] = row[metric]
+                cell, seed = (label, row["task"], row["k"]), row["seed"]
+                self.cells.setdefault(cell, {})[seed] = row[metric]
+                self.same.setdefault(cell, {})[seed] = tuple(row.get(name) for name in PAIRED)
         self.labels = list(dict.fromkeys(label for label, _, _ in self.cells))
         self.tasks = list(dict.fromkeys(task for _, task, _ in self.cells))
         self.ks = sorted({k for _, _, k in self.cells})
@@ -66,6 +72,8 @@ class Summary:
                     seeds = sorted(set.intersection(*(set(values) for values in per_task)))
                     if seeds:
                         self.cells[label, AVERAGE, k] = {s: float(np.mean([v[s] for v in per_task])) for s in seeds}
+                        same = [self.same[label, task, k] for task in self.tasks]
+                        self.same[label, AVERAGE, k] = {s: tuple(part[s] for part in same) for s in seeds}
 
     def get(self, label: str, task: str, k: int) -> Estimate | None:
         """The estimate of a cell, if it has been run."""
@@ -73,7 +81,8 @@ class Summary:
         return estimate(list(values.values())) if values else None
 
     def difference(self, label: str, baseline: str, task: str, k: int) -> Estimate | None:
-        """Mean paired difference label - baseline over the seeds (support sets) that both have."""
+        """Mean paired difference label - baseline over the seeds at which both have the same support and test sentences."""
         a, b = self.cells.get((label, task, k), {}), self.cells.get((baseline, task, k), {})
-        seeds = sorted(a.keys() & b.keys())
+        same = self.same.get((label, task, k), {}), self.same.get((baseline, task, k), {})
+        seeds = sorted(seed for seed in a.keys() & b.keys() if same[0][seed] == same[1][seed])
         return estimate([a[s] - b[s] for s in seeds]) if seeds else None

@@ -5,7 +5,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from nuner_jax.errors import InputError
+from nuner_jax.evaluate.results import check_row
+from nuner_jax.evaluate.summary import labelled
 from nuner_jax.model.encoder import EncoderConfig
 from nuner_jax.schema import read_json_lines
 
@@ -109,12 +110,15 @@ def training(about: dict[str, Any], config: dict[str, Any]) -> list[str]:
 def scores(results: str) -> list[str]:
     """A Markdown table of a results.jsonl: token-level macro F1, mean and deviation over seeds."""
     cells: dict[str, dict[tuple[str, int], list[float]]] = defaultdict(lambda: defaultdict(list))
+    rows = []
     for number, row in read_json_lines(Path(results)):
-        try:
-            name = f"{row['system']}, {row['protocol']}, layers {row['layers']}"
-            cells[name][row["task"], row["k"]].append(100 * row["token_macro_f1"])
-        except (KeyError, TypeError):
-            raise InputError(f"{results}, line {number}: not a result row of the evaluate stage") from None
+        check_row(row, Path(results), number)
+        rows.append(row)
+    for label, row in labelled(rows):
+        if "token_macro_f1" in row:
+            cells[f"{label}, {row['protocol']}, layers {row.get('layers')}"][row["task"], row["k"]].append(
+                100 * row["token_macro_f1"]
+            )
     columns = sorted({column for row in cells.values() for column in row})
     lines = ["Token-level macro F1, mean ± standard deviation over support sets.", ""]
     lines += ["| |" + "".join(f" {task} k={k} |" for task, k in columns), "|---|" + "---|" * len(columns)]

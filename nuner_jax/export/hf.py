@@ -142,7 +142,8 @@ def target_of(out: str, mark: str) -> Path:
     folder = Path(out)
     if folder.name in ("", ".."):
         raise InputError(f"out {out!r}: name a folder that can be replaced as a whole")
-    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / mark).is_file())):
+    fitted = any((folder / name).is_file() for name in ("head.json", ".saved"))  # it has an export's nuner.json as well
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or ((folder / mark).is_file() and not fitted))):
         raise InputError(f"{folder}: is there already and was not written by this command; remove it or choose another --out")
     return folder
 

@@ -1,8 +1,8 @@
 """An encoder or a portable recogniser as ONNX files, float32 and int8, compared with their source before they get their names."""
 
+import json
 import logging
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from nuner_jax.errors import InputError
 from nuner_jax.export.hf import SAMPLE_LENGTH, SAMPLES, TOLERANCE, expect, head_layers, removed_in_the_end, replace, target_of
-from nuner_jax.export.token_classifier import check_portable, sample_texts
+from nuner_jax.export.token_classifier import check_portable, label_names, sample_texts
 from nuner_jax.model import hf
 from nuner_jax.model.encoder import hidden_states, structure
 
@@ -46,7 +46,8 @@ def export_onnx(model: str, out: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with removed_in_the_end(new):
         new.mkdir()
-        shutil.copyfile(ner.folder / "config.json", new / "config.json")
+        settings = hf.read_json(ner.folder / "config.json") | (label_names(ner.head.types) if ner.head is not None else {})
+        (new / "config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
         hf.copy_tokenizer(ner.folder, new)
         onnx.save(build(config, params, layers, classifier), new / FLOAT)
         quantize(new / FLOAT, new / INT8, classifier is not None)

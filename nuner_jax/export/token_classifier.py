@@ -65,9 +65,13 @@ def strategy(ner: "NuNER") -> str:
     return "first" if ner._runner.marks_words else "simple"
 
 
-def id2label(types: Sequence[str]) -> dict[str, str]:
-    """Class number -> label; 0 is O. Without B- and I-: a pipeline joins neighbours of one label."""
-    return {str(n): label for n, label in enumerate(("O", *types))}
+def label_names(types: Sequence[str]) -> dict[str, Any]:
+    """What a config.json says of the classes; 0 is O. Without B- and I-: a pipeline joins neighbours of one label."""
+    labels = ("O", *types)
+    return {
+        "id2label": {str(n): label for n, label in enumerate(labels)},
+        "label2id": {label: n for n, label in enumerate(labels)},
+    }
 
 
 def write(folder: Path, ner: "NuNER") -> None:
@@ -75,12 +79,10 @@ def write(folder: Path, ner: "NuNER") -> None:
     head = ner.head
     assert head is not None
     settings = hf.read_json(folder / "config.json")
-    names = id2label(head.types)
     kind = settings["model_type"]
     settings |= {
         "architectures": [f"{CLASSES[kind]}ForTokenClassification"],
-        "id2label": names,
-        "label2id": {label: int(number) for number, label in names.items()},
+        **label_names(head.types),
     }
     (folder / "config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
     prefix = PREFIX.get(kind, "roberta.")
@@ -90,7 +92,7 @@ def write(folder: Path, ner: "NuNER") -> None:
     tensors |= {"classifier.weight": np.ascontiguousarray(kernel.T, np.float32), "classifier.bias": bias.astype(np.float32)}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     set_prefix_space(folder)
-    (folder / "README.md").write_text(card(ner, names), encoding="utf8")
+    (folder / "README.md").write_text(card(ner, settings["id2label"]), encoding="utf8")
 
 
 def card(ner: "NuNER", names: Mapping[str, str]) -> str:

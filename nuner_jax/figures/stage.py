@@ -1,5 +1,6 @@
 """What a directory holds, and the figures that are made of it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,12 +36,15 @@ def table_of(folder: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
 def names_of(folders: Sequence[Path]) -> list[str]:
     """What figures call directories: their names, and where these are alike as many of the directories above as tell them apart.
 
     Of a data set the data_dir counts, not the version below it.
     """
-    parts = [[part for part in folder.resolve().parts if part != "nuner" and part.count(".") != 2] for folder in folders]
+    parts = [[p for p in folder.resolve().parts[1:] if p != "nuner" and not VERSION.fullmatch(p)] for folder in folders]
     names: list[str] = []
     for depth in range(1, max(map(len, parts), default=0) + 1):
         names = ["_".join(part[-depth:]) for part in parts]

@@ -10,7 +10,7 @@ from typing import Any
 from nuner_jax.errors import InputError
 from nuner_jax.evaluate.readers import parse_brackets, read_tagged
 from nuner_jax.inference.words import words_of
-from nuner_jax.schema import TaggedSentence, WordSpan, read_json_lines, spans_from_tags, tags_from_spans
+from nuner_jax.schema import TaggedSentence, WordSpan, is_unicode, read_json_lines, spans_from_tags, tags_from_spans
 
 Span = tuple[int, int, str]
 """(first character, after the last, type)"""
@@ -46,6 +46,8 @@ def from_words(sentence: TaggedSentence) -> Example:
 
 def from_text(text: str, spans: Iterable[Any], where: str) -> Example:
     """A text with spans, each (start, end, type), an object with start, end and label, or a mapping of these. Raises InputError."""
+    if not is_unicode(text):
+        raise InputError(f"{where}: half of a surrogate pair, which is not valid Unicode")
     found = tuple(_span(span, text, where) for span in spans)
     return Example(text, tuple(words_of(text)), found)
 

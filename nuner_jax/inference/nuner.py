@@ -174,6 +174,8 @@ class NuNER:
 def check_target(folder: str | os.PathLike[str]) -> Path:
     """The folder, if it may be written: not there, empty, or an earlier save. Raises InputError."""
     out = Path(folder)
+    if out.name in ("", ".."):
+        raise InputError(f"{str(folder)!r}: name a folder that can be replaced as a whole")
     saved = (out / FILE).is_file() or (out / SAVED).is_file()
     if out.exists() and not (out.is_dir() and (saved or not any(out.iterdir()))):
         raise InputError(f"{out}: is there already and was not written by save; remove it or choose another folder")
@@ -182,6 +184,6 @@ def check_target(folder: str | os.PathLike[str]) -> Path:
 
 def _decide(scores: np.ndarray, none: np.ndarray, threshold: float | None, flat: bool) -> Candidates:
     """Scores [U, L] and none [U] add up to 1."""
-    if not flat:
-        return above(scores, 0.5 if threshold is None else threshold)
-    return best(scores, none) if threshold is None else best(scores, np.nextafter(np.float32(threshold), np.float32(-1)))
+    if threshold is None:
+        return best(scores, none) if flat else above(np.where(scores > none[:, None], scores, -1.0), 0.0)
+    return best(scores, np.nextafter(np.float32(threshold), np.float32(-1))) if flat else above(scores, threshold)

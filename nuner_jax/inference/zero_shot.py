@@ -107,12 +107,12 @@ def concept_texts(labels: Labels) -> tuple[list[str], list[str]]:
     names = list(labels)
     if not all(isinstance(name, str) and normalise_concept(name) for name in names):
         raise InputError(f"labels: every label needs a name, got {names!r:.80}")
-    if not all(is_unicode(name) for name in names):
+    about = [str(labels[name] or "") for name in names] if isinstance(labels, Mapping) else []
+    if not all(is_unicode(text) for text in (*names, *about)):
         raise InputError(f"labels: half of a surrogate pair, which is not valid Unicode, in {names!r:.80}")
     if len(set(names)) < len(names):
         raise InputError(f"labels: {next(n for n in names if names.count(n) > 1)!r} is there twice")
     texts = [normalise_concept(name) for name in names]
     if isinstance(labels, Mapping):
-        told = [str(labels[name] or "").strip() for name in names]
-        texts = [f"{text}: {about}" if about else text for text, about in zip(texts, told, strict=True)]
+        texts = [f"{text}: {told.strip()}" if told.strip() else text for text, told in zip(texts, about, strict=True)]
     return names, texts

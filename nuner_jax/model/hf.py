@@ -221,7 +221,8 @@ def save_sidecar(folder: str | Path, init_from: str) -> None:
 def load_sidecar(folder: str | Path) -> tuple[EncoderConfig, Tensors, dict[str, Any]]:
     """(config, pooler tensors, {"name", "license"}) that save_sidecar wrote. Raises InputError."""
     folder = Path(folder)
-    return load_config(folder), read_safetensors(folder / "carried.safetensors"), read_json(folder / "source.json")
+    config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
+    return config, read_safetensors(folder / "carried.safetensors"), read_json(folder / "source.json")
 
 
 def _license(source: Path) -> str | None:
