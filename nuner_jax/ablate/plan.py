@@ -257,7 +257,11 @@ def dataset_identity(config: DatasetConfig) -> Any:
     from nuner_jax.dataset.manifest import NOT_IN_THE_MANIFEST
     from nuner_jax.dataset.sentences import input_files
 
-    inputs = [file_hash(name) for name in input_files(config.input)]
+    inputs: list[Any] = [
+        [file_hash(name) for name in input_files([word])] for word in config.input
+    ]  # merged, a word is an annotator
+    if config.merge == "none":
+        inputs = [name for of_word in inputs for name in of_word]
     return [{key: value for key, value in flat(cli.as_dict(config)).items() if key not in NOT_IN_THE_MANIFEST}, inputs]
 
 

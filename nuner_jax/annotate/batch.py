@@ -90,7 +90,7 @@ def merge(ledger: Ledger, config: AnnotateConfig) -> int:
 
 
 def pending(ledger: Ledger) -> Iterator[Request]:
-    """Every request that is waiting to be sent, those of an earlier run that nobody judged included, in order."""
+    """Every request that is waiting to be sent, in order."""
     last = 0
     while rows := ledger.requests("pending", last):
         last = rows[-1].id
