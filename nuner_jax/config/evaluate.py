@@ -50,7 +50,8 @@ class FinetuneConfig:
     clip_norm: float = 1.0
     """Global gradient norm is cut to this."""
     parallel_seeds: int = 0
-    """Support sets trained side by side in one program; 0: one on CPU, as many as fit the memory elsewhere."""
+    """Support sets trained side by side in one program; 0: one on CPU, as many as fit the memory elsewhere. Which bits dropout draws
+    for a set depends on those beside it; 1: on nothing but the set and its seed."""
 
 
 @dataclass(frozen=True)

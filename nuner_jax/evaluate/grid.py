@@ -149,7 +149,7 @@ def row_base(
     frozen = config.protocol == "frozen"
     settings = cli.as_dict(config.head if frozen else config.finetune)
     head = settings.pop("kind") if frozen else "two layers"
-    settings.pop("parallel_seeds", None)  # changes the speed only
+    settings.pop("parallel_seeds", None)  # changes the speed, and which bits dropout draws
     return {
         **cell_base(config, task, cell, indices),
         "system": encoder.name,
