@@ -79,8 +79,8 @@ def test_one_name_for_two_encoders_is_refused(rows, tmp_path):
 def test_the_model_card_keeps_heads_apart(rows, tmp_path):
     write_json_lines(tmp_path / "r.jsonl", [*rows, *({**one, "head": "discriminant", "token_macro_f1": 0.9} for one in rows)])
     table = "\n".join(scores(str(tmp_path / "r.jsonl")))
-    assert "| ours (discriminant), frozen, layers [-1] | 90.0 ± 0.0 |" in table
-    assert "| ours (linear), frozen, layers [-1] | 44.0 ± 4.2 |" in table
+    assert "| ours, frozen, layers [-1], discriminant | 90.0 ± 0.0 |" in table
+    assert "| ours, frozen, layers [-1], linear | 44.0 ± 4.2 |" in table
 
 
 def test_an_average_needs_every_task(rows):

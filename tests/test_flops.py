@@ -30,6 +30,7 @@ def batch():
         "concept_slots": slots,
         "concept_ids": ids,
         "concept_weights": jnp.ones(len(ids), jnp.float32),
+        "concepts_left_out": jnp.zeros(1, jnp.int32),
     }
 
 

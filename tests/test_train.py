@@ -354,7 +354,7 @@ def test_a_run_goes_on_without_the_encoder_that_it_started_from(dataset, tiny_en
 
 
 def test_concepts_that_find_no_place_are_counted_step_by_step_over_all_devices(dataset, tiny_encoder, tmp_path):
-    limits = ("--data.max_concepts", "2", "--mesh.data", "4", "--checkpoint_every_steps", "2")
+    limits = ("--data.max_concepts", "2", "--checkpoint_every_steps", "2")
     assert run(dataset, tiny_encoder, tmp_path / "run", *limits, steps=4) == 0
     batches = Batches(
         PackedDataset(dataset),
@@ -362,7 +362,7 @@ def test_concepts_that_find_no_place_are_counted_step_by_step_over_all_devices(d
         batch_size=8,
         num_steps=4,
         seed=0,
-        num_shards=4,
+        num_shards=8,
         max_concepts=2,
         balance_rows=TrainConfig().data.balance_rows,
     )

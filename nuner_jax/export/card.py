@@ -5,8 +5,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from nuner_jax.evaluate.results import check_row
-from nuner_jax.evaluate.summary import labelled
+from nuner_jax.errors import InputError
 from nuner_jax.model.encoder import EncoderConfig
 from nuner_jax.schema import read_json_lines
 
@@ -112,13 +111,15 @@ def scores(results: str) -> list[str]:
     cells: dict[str, dict[tuple[str, int], list[float]]] = defaultdict(lambda: defaultdict(list))
     rows = []
     for number, row in read_json_lines(Path(results)):
-        check_row(row, Path(results), number)
+        if not isinstance(row, dict) or not {"system", "task", "protocol", "k", "token_macro_f1"} <= row.keys():
+            raise InputError(f"{results}, line {number}: not a result row of the evaluate stage")
         rows.append(row)
-    for label, row in labelled(rows):
-        if "token_macro_f1" in row:
-            cells[f"{label}, {row['protocol']}, layers {row.get('layers')}"][row["task"], row["k"]].append(
-                100 * row["token_macro_f1"]
-            )
+    several = [name for name in ("head", "labels", "sampling") if len({row.get(name) for row in rows}) > 1]
+    for row in rows:
+        name = ", ".join(
+            [row["system"], row["protocol"], f"layers {row.get('layers')}", *(str(row.get(part)) for part in several)]
+        )
+        cells[name][row["task"], row["k"]].append(100 * row["token_macro_f1"])
     columns = sorted({column for row in cells.values() for column in row})
     lines = ["Token-level macro F1, mean ± standard deviation over support sets.", ""]
     lines += ["| |" + "".join(f" {task} k={k} |" for task, k in columns), "|---|" + "---|" * len(columns)]
