@@ -50,10 +50,10 @@ def desk(tmp_path, encoder, monkeypatch):
         for row in rows:
             file.write(json.dumps({"text": row["text"], "url": "https://example.org", "timestamp": ""}) + "\n")
     write_json_lines(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in rows])
-    for folder in ("notes", "annotated"):
+    for folder in ("notes", "annotated", "gpt"):
         (tmp_path / folder).mkdir()
     (tmp_path / "notes" / "monday.txt").write_text("".join(row["text"] + "\n" for row in rows), encoding="utf8")
-    for name in ("gpt.jsonl", "gemma.jsonl", "annotated/annotations-00000-of-00001.jsonl"):
+    for name in ("gpt/annotations-00000-of-00001.jsonl", "gemma.jsonl", "annotated/annotations-00000-of-00001.jsonl"):
         write_mentions(tmp_path / name, count=60)
     bio = "".join(f"alpha\tB-name\n{word}\tO\n\nbeta\tB-food\neats\tO\n\n" for word in ("eats", "food", "city", "movie") * 8)
     for name in ("train.bio", "test.bio"):
