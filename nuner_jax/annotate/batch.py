@@ -5,14 +5,13 @@ the next, and the server keeps our name of a batch, so that a run that is killed
 """
 
 import asyncio
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nuner_jax.annotate.batch_files import ENDPOINT, Result, fill, read_results, request_line, write_whole
+from nuner_jax.annotate.batch_files import ENDPOINT, Result, digest, fill, read_results, request_line, write_whole
 from nuner_jax.annotate.batch_table import BatchTable
 from nuner_jax.annotate.budget import Budget, Estimate, dollars
 from nuner_jax.annotate.client import ApiError, Client, NotFoundError, num_chars, request_body
@@ -80,7 +79,7 @@ def merge(ledger: Ledger, config: AnnotateConfig) -> int:
     """Takes the result files of an offline runner into the ledger."""
     if not config.results:
         raise InputError("results: name the result files to merge: annotate batch merge --results FILE ...")
-    if json.loads(ledger.note("corpus") or "{}") == {}:
+    if not json.loads(ledger.note("corpus") or "{}"):
         raise InputError(f"{config.out}: the corpus has not been read to its end; annotate batch files reads it")
     for name in config.results:
         counts = merge_file(ledger, Path(name), config, budget_of(ledger, config))
@@ -281,7 +280,7 @@ async def _end(
 
 def merge_file(ledger: Ledger, path: Path, config: AnnotateConfig, budget: Budget) -> Counter[str]:
     """Takes a result file into the ledger, each line exactly once however often it is merged. Counts what was found."""
-    mark = "merged " + _digest(path)
+    mark = "merged " + digest(path)
     start = int(ledger.note(mark) or 0)
     counts: Counter[str] = Counter()
     # Else no input is to blame for its error.
@@ -339,14 +338,6 @@ def judge_received(ledger: Ledger, config: AnnotateConfig) -> None:
     """Judges every stored reply that nobody has looked at."""
     while rows := ledger.requests("received", batched=True):
         ledger.write((), [decide(request, ledger.reply(request.id), config.llm) for request in rows])
-
-
-def _digest(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _told(counts: Counter[str]) -> str:

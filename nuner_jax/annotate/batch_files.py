@@ -1,5 +1,6 @@
 """Files of requests as the Batch API and `vllm run-batch` read them, and the files of results that come back."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -90,3 +91,12 @@ def _words(error: Any) -> str:
     if isinstance(error, dict):
         error = error.get("message") or error.get("code") or json.dumps(error)
     return " ".join(str(error or "").split())[:200]
+
+
+def digest(path: Path) -> str:
+    """What a file of results is known by. Raises InputError."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
